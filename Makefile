@@ -1,0 +1,45 @@
+# The two commands of the README are `make run` and `make test`.  Everything else is for those who work on mailhub.
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types tests interop wheel clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?= etc/mailhub.toml
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+# editable_mode=compat: the default editable install of a flat layout hides twisted/plugins from twistd.
+.venv/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mailhub needs Python 3.11 or later; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=66.1" wheel
+	$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=compat --editable ".[test,dev]"
+	touch $@
+
+run: .venv/.installed  ## start the sample hub in the foreground, with two demo accounts
+	@$(BIN)/python -m mailhub.app.sample --config $(CONFIG)
+	@exec $(BIN)/twistd --nodaemon --pidfile= mailhub --config $(CONFIG)
+
+test: lint types tests  ## lint, types, tests: all that must be green
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+tests: .venv/.installed
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not heavy"
+	$(BIN)/python -m pytest -m heavy
+
+interop: .venv/.installed  ## install other people's mail programs from Debian (root), then run the interop tests
+	tests/interop/install
+	$(BIN)/python -m pytest tests/interop
+
+wheel: .venv/.installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## remove what was built; var/ is left alone
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,82 @@
+"""SMTP replies as values (RFC 5321 section 4.2, RFC 3463).
+
+A policy's opinion, the answer to a command, the cause of a deferral: all are Reply values.  The text is public; a
+private cause goes to the log and to history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class EnhancedStatus(NamedTuple):
+    """RFC 3463: class (2, 4 or 5), subject, detail."""
+
+    category: int
+    subject: int
+    detail: int
+
+    def __str__(self) -> str:
+        return f"{self.category}.{self.subject}.{self.detail}"
+
+    @classmethod
+    def parse(cls, text: str) -> EnhancedStatus:
+        """`"5.7.1"` as a value.  Raises ValueError for anything else than RFC 3463 section 2 allows."""
+        parts = text.split(".")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts):
+            raise ValueError(f"not an enhanced status code: {text!r}")
+        if parts[0] not in ("2", "4", "5"):
+            raise ValueError(f"an enhanced status code begins with 2, 4 or 5: {text!r}")
+        return cls(int(parts[0]), int(parts[1]), int(parts[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply: a three-digit code, an enhanced status where the code has one, and text without line ends.
+
+    `more` holds the further lines of a multi-line reply.  Raises ValueError when the class digits of code and status
+    disagree, or when the text could break the reply into two (CR, LF or NUL).
+    """
+
+    code: int
+    text: str
+    status: EnhancedStatus | None = None
+    more: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.code <= 599:
+            raise ValueError(f"a reply code lies between 200 and 599: {self.code}")
+        if self.status is not None and self.status.category != self.code // 100:
+            raise ValueError(f"code {self.code} and enhanced status {self.status} do not agree")
+        for line in (self.text, *self.more):
+            if "\r" in line or "\n" in line or "\0" in line:
+                raise ValueError("the text of a reply has no CR, LF or NUL")
+
+    @property
+    def is_positive(self) -> bool:
+        """2yz or 3yz: the command did what it should."""
+        return self.code < 400
+
+    @property
+    def is_transient(self) -> bool:
+        """4yz: not now; the client should come back."""
+        return 400 <= self.code < 500
+
+    @property
+    def is_permanent(self) -> bool:
+        """5yz: not ever."""
+        return self.code >= 500
+
+    def __str__(self) -> str:
+        """On one line, for people: `550 5.1.1 No such user here`."""
+        words = " / ".join((self.text, *self.more))
+        return f"{self.code} {words}" if self.status is None else f"{self.code} {self.status} {words}"
+
+
+def reply(code: int, status: str, text: str) -> Reply:
+    """A Reply from its three parts as they are written: `reply(550, "5.1.1", "No such user here")`.
+
+    Raises ValueError as `Reply` and `EnhancedStatus.parse` do.
+    """
+    return Reply(code, text, EnhancedStatus.parse(status))

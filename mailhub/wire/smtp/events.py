@@ -1,0 +1,134 @@
+"""What a client does, as values: the alphabet between the sans-IO session and whoever answers it.
+
+A *question* must be answered with `respond` before the session parses any further (rule 2 of the design).  A *notice*
+needs no answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mailhub.model import Address, MailParameters, RcptParameters, Reply, ReversePath
+
+# --- questions -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection stands; the answer is the banner: 220, or a refusal, after which the session ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReceived:
+    """EHLO, HELO or LHLO.  A 250 answer gets the extension lines added by the session."""
+
+    verb: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartTlsRequested:
+    """STARTTLS with nothing behind it in the buffer.  After a 220 the adapter starts TLS and calls `tls_started`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRequested:
+    """AUTH.  `initial` is the decoded initial response; None when none was given, b"" for "=" (RFC 4954 section 4).
+
+    Answered with `challenge(octets)`, or with a final reply: 235, or a refusal.
+    """
+
+    mechanism: str
+    initial: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthContinued:
+    """The decoded response to a challenge.  Answered as AuthRequested is."""
+
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MailReceived:
+    """MAIL FROM.  A positive answer opens the transaction."""
+
+    reverse_path: ReversePath
+    parameters: MailParameters
+
+
+@dataclass(frozen=True, slots=True)
+class RcptReceived:
+    """RCPT TO.  A recipient `<postmaster>` without a domain has an empty domain (RFC 5321 section 4.5.1)."""
+
+    recipient: Address
+    parameters: RcptParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRequested:
+    """DATA, or the first BDAT.  A 354 answer lets the content come; for BDAT the 354 is not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentEnded:
+    """The true end of the content.  If `fault` is set the content was bad and the answer should be that reply.
+
+    Under LMTP it is answered with one reply per accepted recipient (RFC 2033 section 4.2).
+    """
+
+    octets: int
+    fault: Reply | None
+
+
+# --- notices -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ContentReceived:
+    """The next octets of the content, dots unstuffed.  None come any more once a fault is found."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """The session itself answered a bad or disallowed command.  `verb` is sanitised, for history."""
+
+    verb: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class AuthAborted:
+    """The client gave up the exchange with "*", or its response could not be decoded; already answered."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionAborted:
+    """RSET, a new hello, STARTTLS or the end of the connection ended an open transaction before its content did."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """Nothing more will be read; flush the output and close.  `reply` is the last one said, if the session chose it."""
+
+    reply: Reply | None = None
+
+
+Question: TypeAlias = (
+    Connected
+    | HelloReceived
+    | StartTlsRequested
+    | AuthRequested
+    | AuthContinued
+    | MailReceived
+    | RcptReceived
+    | ContentRequested
+    | ContentEnded
+)
+Notice: TypeAlias = ContentReceived | CommandRefused | AuthAborted | TransactionAborted | SessionEnded
+Event: TypeAlias = Question | Notice
