@@ -7,7 +7,7 @@ Whatever stands behind one of these can be replaced by a plugin, by another engi
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from zope.interface import Attribute, Interface
 
@@ -247,16 +247,36 @@ class IDeliverer(Interface):
         """
 
 
+class Delivery(NamedTuple):
+    """One message for one mailbox.  `key` is letters and digits; `prefix` and content have CRLF line ends.
+
+    `replay` says that a message with this key may lie in the mailbox already: an earlier attempt was made, or may
+    have been made before a restart.  Only then is the mailbox searched for it.
+    """
+
+    mailbox: Mailbox
+    key: str
+    received_at: float
+    prefix: bytes
+    content: IContent
+    replay: bool = False
+
+
 class IMailboxStore(Interface):
     """The mailboxes, for MDA, POP3 and IMAP.  Every method is blocking."""
 
-    def deliver(mailbox: Mailbox, key: str, received_at: float, prefix: bytes, content: IContent) -> str:
+    def deliver(
+        mailbox: Mailbox, key: str, received_at: float, prefix: bytes, content: IContent, replay: bool = False
+    ) -> str:
         """Store one message durably (file and directory on disk) and give back its path, relative to the store.
 
         Exactly once for each `key`: if a message with this key was delivered before, its path is given back.
         Goes to the folder named by the mailbox's detail where that folder exists, else to the inbox.
-        Raises MailboxFull or OSError.
+        Raises MailboxFull or OSError; ValueError for a mailbox or key whose name is not safe in a path.
         """
+
+    def deliver_all(deliveries: Sequence[Delivery]) -> Sequence[str | Exception]:
+        """`deliver` for many at the cost of few: the path or the error of each, in order.  An error is of one alone."""
 
     def usage(mailbox: Mailbox) -> int:
         """The octets that count against the quota."""

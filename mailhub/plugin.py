@@ -18,6 +18,7 @@ from mailhub.interfaces import (
     IAccounts,
     IConnectionPolicy,
     IContentPolicy,
+    IExecutor,
     IHelloPolicy,
     IKeyValueStore,
     IMailboxStore,
@@ -48,6 +49,7 @@ from mailhub.model import (
     reply,
 )
 from mailhub.model.opinion import Opinion, Prepend
+from mailhub.wire.mailboxes import MalformedField, parse_mailboxes
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -59,7 +61,8 @@ class Hub:
     """What a policy may use of the hub it lives in.
 
     `clock` gives seconds since the epoch from `clock.seconds()` and `callLater`; `memory` is this policy's own
-    durable key-value store; `role` is "mta", "msa" or "lmtp".
+    durable key-value store; `role` is "mta", "msa" or "lmtp".  What is marked "blocking" in mailhub.interfaces, such as
+    the methods of `mailboxes`, is called through `executor`.
     """
 
     hostname: str
@@ -69,6 +72,7 @@ class Hub:
     resolver: IResolver
     accounts: IAccounts
     mailboxes: IMailboxStore
+    executor: IExecutor
     memory: IKeyValueStore
     log: Logger
 
@@ -111,6 +115,7 @@ __all__ = [
     "ISenderPolicy",
     "Identity",
     "Mailbox",
+    "MalformedField",
     "Opinion",
     "Outcome",
     "Peer",
@@ -123,5 +128,6 @@ __all__ = [
     "Session",
     "Tls",
     "Transaction",
+    "parse_mailboxes",
     "reply",
 ]

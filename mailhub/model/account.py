@@ -11,11 +11,13 @@ from mailhub.model.address import Address
 @dataclass(frozen=True, slots=True)
 class Mailbox:
     """An account of ours.  `address` is its canonical name; `detail` what stood behind the plus sign, or None;
-    `quota_octets` None means no limit."""
+    `quota_octets` None means no limit.  `copies_to` are further addresses that an alias of the same name gives a copy
+    (`alice: alice, alice@elsewhere.example`)."""
 
     address: Address
     detail: str | None = None
     quota_octets: int | None = None
+    copies_to: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

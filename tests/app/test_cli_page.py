@@ -1,0 +1,36 @@
+"""docs/reference/cli.md knows every command and every option that there is."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from mailhub.app.cli import main
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
+
+
+def commands(group: click.Group, above: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above} {name}")
+        else:
+            yield f"{above} {name}", command
+
+
+def test_every_command_and_every_option_is_described() -> None:
+    found = dict(commands(main, "mailhub"))
+    assert found
+    for name, command in found.items():
+        (line,) = re.findall(rf"^    ({re.escape(name)} .*)$", PAGE, re.MULTILINE)
+        options = {option for each in command.params if isinstance(each, click.Option) for option in each.opts}
+        assert options == set(re.findall(r"--[a-z-]+", line)), name
+
+
+def test_no_command_is_described_that_is_not_there() -> None:
+    described = set(re.findall(r"^    (mailhub(?: [a-z]+)+)", PAGE, re.MULTILINE))
+    assert described == {name for name, _ in commands(main, "mailhub")}
