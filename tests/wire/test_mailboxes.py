@@ -1,0 +1,127 @@
+"""Address fields: read in one way or refused, in linear time, and never with another error."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from mailhub.wire.mailboxes import FIELD_CHARACTERS_MAX, MAILBOXES_MAX, MalformedField, parse_mailboxes
+
+
+@pytest.mark.parametrize(
+    ("field", "addresses"),
+    [
+        ("alice@example.org", ["alice@example.org"]),
+        ("<alice@EXAMPLE.org>", ["alice@example.org"]),
+        ("Alice <alice@example.org>", ["alice@example.org"]),
+        ('"Alice, of <wonderland>" <alice@example.org>', ["alice@example.org"]),
+        (r'"a \" quote" <alice@example.org>', ["alice@example.org"]),
+        ("Alice B. Carroll <alice@example.org>", ["alice@example.org"]),
+        ("(a (nested \\) one)) alice@example.org (after)", ["alice@example.org"]),
+        ("=?utf-8?Q?bob=40example.org?= <alice@example.org>", ["alice@example.org"]),
+        ('"bob@example.org" <alice@example.org>', ["alice@example.org"]),
+        ("(bob@example.org) alice@example.org", ["alice@example.org"]),
+        ("alice@example.org, Bob <bob@example.org>", ["alice@example.org", "bob@example.org"]),
+        ("team: alice@example.org, Bob <bob@example.org>;", ["alice@example.org", "bob@example.org"]),
+        ("undisclosed recipients:;", []),
+        ('"a b"@example.org', ['"a b"@example.org']),
+        ('"alice"@example.org', ["alice@example.org"]),
+        ("alice@[192.0.2.1]", ["alice@[192.0.2.1]"]),
+        ("Jürgen <jürgen@bücher.example>", ["jürgen@xn--bcher-kva.example"]),
+        ("\talice@example.org ", ["alice@example.org"]),
+    ],
+)
+def test_what_is_well_formed_is_read(field: str, addresses: list[str]) -> None:
+    assert [str(address) for address in parse_mailboxes(field)] == addresses
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "",
+        " ",
+        "alice",
+        "Alice",
+        "alice@",
+        "@example.org",
+        "<>",
+        "alice@example.org bob@example.org",
+        "alice@example.org <bob@example.org>",
+        "bob@example.org alice <alice@example.org>",
+        "<alice@example.org> <bob@example.org>",
+        "<alice@example.org>bob@example.org",
+        "<alice@example.org",
+        "alice@example.org>",
+        "alice@example.org,",
+        ",alice@example.org",
+        "alice@example.org,,bob@example.org",
+        "alice@example.org;bob@example.org",
+        "<@relay.example:alice@example.org>",
+        "alice @example.org",
+        "alice@ example.org",
+        "alice@(bob@example.org)example.org",
+        "alice@example.org@example.net",
+        '"alice"bob@example.org',
+        '""@example.org',
+        "a..b@example.org",
+        ".a@example.org",
+        "alice@example..org",
+        "alice@-example.org",
+        'Alice "unended <alice@example.org>',
+        "Alice (unended <alice@example.org>",
+        "Alice) <alice@example.org>",
+        "Alice [team] <alice@example.org>",
+        "a: b: alice@example.org;;",
+        "a: alice@example.org",
+        "a: , ;",
+        "alice\0@example.org",
+        "Al\rice <alice@example.org>",
+        "Al\nice <alice@example.org>",
+        '"a\rb" <alice@example.org>',
+        "(" * 50 + ")" * 50 + " alice@example.org",
+        "alice@[not an address]",
+        "x" * 65 + "@example.org",
+        "alice@" + "x" * 64 + ".org",
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(field: str) -> None:
+    with pytest.raises(MalformedField):
+        parse_mailboxes(field)
+
+
+def test_it_is_bounded() -> None:
+    many = ", ".join(["a@b.example"] * MAILBOXES_MAX)
+    assert len(parse_mailboxes(many)) == MAILBOXES_MAX
+    with pytest.raises(MalformedField, match="too many"):
+        parse_mailboxes(many + ", a@b.example")
+    with pytest.raises(MalformedField, match="too long"):
+        parse_mailboxes("a@b.example (" + "x" * FIELD_CHARACTERS_MAX + ")")
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", ")", "()", '"', '"\\', "\\", ";", "a.", "<", "a:", "a@b,", "[", " ", "a(", "=?"]
+)
+def test_no_field_costs_more_than_it_is_long(piece: str) -> None:
+    field = (piece * FIELD_CHARACTERS_MAX)[:FIELD_CHARACTERS_MAX]
+    begun = time.process_time()
+    with pytest.raises(MalformedField):
+        parse_mailboxes(field)
+    assert time.process_time() - begun < 0.5
+
+
+@given(some.text(alphabet='ab.@<>,;:()[]" \\\t\r\n\0é\ufffd%!', max_size=60))
+def test_nothing_else_is_ever_raised(field: str) -> None:
+    try:
+        found = parse_mailboxes(field)
+    except MalformedField:
+        return
+    assert all(address.local and address.domain for address in found)
+
+
+@given(some.lists(some.sampled_from(["alice@example.org", '"a, b"@example.org', "ö@example.net"]), min_size=1))
+def test_what_we_write_is_what_we_read(addresses: list[str]) -> None:
+    field = ", ".join(f'"N, {number}" (c) <{address}>' for number, address in enumerate(addresses[:MAILBOXES_MAX]))
+    assert [str(address) for address in parse_mailboxes(field)] == addresses[:MAILBOXES_MAX]
