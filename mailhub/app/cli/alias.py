@@ -6,7 +6,8 @@ import json
 
 import click
 
-from mailhub.app.cli.site import WRONG, Site, config_option, editing, stop
+from mailhub.app.cli import config_option, json_option
+from mailhub.app.cli.site import WRONG, Site, editing, stop
 from mailhub.store import aliases_file
 from mailhub.store.accounts import Directory
 from mailhub.store.disk import RealDisk
@@ -62,7 +63,7 @@ def add(name: str, targets: tuple[str, ...], config: str) -> None:
 
 
 @alias.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, for programs.")
+@json_option
 @config_option
 def list_(as_json: bool, config: str) -> None:
     """List the aliases.  Entries that cannot be used are told on standard error.

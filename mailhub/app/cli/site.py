@@ -5,16 +5,15 @@ Exit status: 0 done; 1 not done, and the file is as it was; 2 the command line o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 import click
 
-from mailhub.app import config as configuration
-from mailhub.app.config_errors import ConfigError
+from mailhub.app.cli import load_config
 from mailhub.model import Address
 from mailhub.store import names
 from mailhub.store.aliases_file import NO_ALIASES, AliasesFile
@@ -27,15 +26,6 @@ from mailhub.store.watched_file import Unsettled, read_bounded
 
 NOT_DONE = 1
 WRONG = 2
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def config_option(command: Command) -> Command:
-    """`--config FILE` of a command that gets it as `config: str`."""
-    return click.option("--config", required=True, metavar="FILE", help="The configuration, such as etc/mailhub.toml.")(
-        command
-    )
 
 
 def stop(status: int, message: str) -> NoReturn:
@@ -56,11 +46,8 @@ class Site:
 
     @classmethod
     def load(cls, path: str) -> Site:
-        """Read it, or end the program with what is wrong."""
-        try:
-            config = configuration.load(path)
-        except ConfigError as error:
-            stop(WRONG, str(error))
+        """Read it.  Raises ConfigError, which the group of all commands tells."""
+        config = load_config(path)
         if not config.mda.domains:
             stop(WRONG, f'{path}: [mda] domains is empty.  Set it: domains = ["example.org"]')
         return cls(path, tuple(config.mda.domains), config.accounts.file, config.accounts.aliases, config.mda.maildir)

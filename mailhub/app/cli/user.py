@@ -14,9 +14,10 @@ import sys
 import click
 
 from mailhub.app import units
-from mailhub.app.cli.site import NOT_DONE, WRONG, Site, config_option, editing, stop
+from mailhub.app.cli import config_option, json_option
+from mailhub.app.cli.site import NOT_DONE, WRONG, Site, editing, stop
 from mailhub.model import ScramVerifier
-from mailhub.store import passwd_file, passwords
+from mailhub.store import names, passwd_file, passwords
 from mailhub.store.disk import RealDisk
 from mailhub.store.edited_file import edit
 from mailhub.store.passwords import PASSWORD_CHARACTERS_MAX
@@ -100,7 +101,7 @@ def passwd(address: str, password_stdin: bool, config: str) -> None:
 
 
 @user.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, for programs.")
+@json_option
 @config_option
 def list_(as_json: bool, config: str) -> None:
     """List the accounts.  Lines that cannot be used are told on standard error.
@@ -185,7 +186,7 @@ def _password(from_stdin: bool) -> str:
         stop(WRONG, f"the password is longer than {PASSWORD_CHARACTERS_MAX} characters.  Nothing was changed")
     if any("\ud800" <= character <= "\udfff" for character in password):
         stop(WRONG, "the password was not typed in UTF-8.  Nothing was changed")
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in password):
+    if names.has_control(password):
         stop(WRONG, "the password contains a control character, which no mail program can send.  Nothing was changed")
     return password
 

@@ -1,0 +1,238 @@
+"""The parts that all roles of one hub share, made from its configuration.  Nothing here is started yet."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.logger import Logger
+
+from mailhub.app.config import Config
+from mailhub.app.config_errors import ConfigError, Problem
+from mailhub.app.discovery import discover
+from mailhub.app.privileges import Person
+from mailhub.app.seating import seats
+from mailhub.deliver.maildir import MaildirDeliverer
+from mailhub.dns.resolver import Resolver
+from mailhub.dns.server import server
+from mailhub.history.log import HistoryLog
+from mailhub.net import self_signed
+from mailhub.net.descriptors import Descriptors, raise_limit
+from mailhub.net.doorkeeper import Doorkeeper
+from mailhub.net.tls import CertificateStore, Pair, Site
+from mailhub.plugin import Hub as PolicyHub
+from mailhub.policy.panel import Panel
+from mailhub.receiver.login import Logins
+from mailhub.receiver.receiver import Reception
+from mailhub.receiver.throttle import Throttle
+from mailhub.roles.receiving import Offer
+from mailhub.store.accounts import FileAccounts
+from mailhub.store.disk import RealDisk
+from mailhub.store.executor import ThreadExecutor
+from mailhub.store.keyvalue import KeyValueFile
+from mailhub.store.maildir import MaildirStore
+from mailhub.store.passwords import SECRET_OCTETS, installation_secret
+from mailhub.store.spool import SqliteSpool
+from mailhub.wire.smtp.extensions import Extensions
+from mailhub.wire.smtp.server import Limits
+
+
+@dataclass
+class House:
+    """One hub's parts.  `reactor` is the only thing in it that is not ours."""
+
+    config: Config
+    reactor: Any
+    chance: random.Random
+    executor: ThreadExecutor
+    hashing: ThreadExecutor
+    disk: RealDisk
+    history: HistoryLog
+    spool: SqliteSpool
+    accounts: FileAccounts
+    mailboxes: MaildirStore
+    maildir: MaildirDeliverer
+    memory: KeyValueFile
+    resolver: Resolver
+    certificates: CertificateStore
+    descriptors: Descriptors
+    doorkeeper: Doorkeeper
+    throttle: Throttle
+
+
+def build(config: Config, reactor: Any, person: Person | None, terminal: Any) -> House:
+    """All parts for this configuration.  `person` is who we become later, and so who must own what is made now.
+
+    Raises CertificateError and OSError: what must be read while we may still be root is read here.
+    """
+    chance = random.SystemRandom()
+    disk = RealDisk()
+    raise_limit()
+    owner = None if person is None else (person.uid, person.gid)
+    executor = ThreadExecutor(reactor)
+    hashing = ThreadExecutor(reactor, config.accounts.hash_threads, "mailhub-hash")
+    descriptors = Descriptors()
+    mailboxes = MaildirStore(disk, reactor, str(config.data), config.mda.maildir, config.hostname)
+    _own_directory(config, disk, owner)
+    return House(
+        config=config,
+        reactor=reactor,
+        chance=chance,
+        executor=executor,
+        hashing=hashing,
+        disk=disk,
+        history=HistoryLog(config.log.file, reactor, executor, terminal=terminal, verbose=config.log.level == "debug"),
+        spool=SqliteSpool(
+            str(config.spool_directory),
+            reactor,
+            disk,
+            executor,
+            chance,
+            reserve_octets=config.limits.reserve_octets,
+        ),
+        accounts=_accounts(config, reactor, hashing, chance, disk),
+        mailboxes=mailboxes,
+        maildir=MaildirDeliverer(mailboxes, executor, reactor),
+        memory=KeyValueFile(str(config.data / "policy-memory.db"), reactor, disk, executor),
+        resolver=_resolver(config, reactor, chance),
+        certificates=_certificates(config, reactor, owner),
+        descriptors=descriptors,
+        doorkeeper=Doorkeeper(
+            config.limits.sessions,
+            config.limits.sessions_per_address,
+            trusted=config.lmtp.trusted,
+            descriptors=descriptors,
+        ),
+        throttle=_throttle(config, reactor),
+    )
+
+
+def _own_directory(config: Config, disk: RealDisk, owner: tuple[int, int] | None) -> None:
+    """The data directory, made for whoever we become."""
+    if disk.size(str(config.data)) is None:
+        disk.make_directory(str(config.data))
+        if owner is not None:
+            os.chown(config.data, *owner)
+
+
+def _accounts(
+    config: Config, reactor: Any, hashing: ThreadExecutor, chance: random.Random, disk: RealDisk
+) -> FileAccounts:
+    return FileAccounts(
+        config.mda.domains,
+        config.accounts.file,
+        config.accounts.aliases,
+        reactor,
+        hashing,
+        chance,
+        secret=installation_secret(config.data / "installation-secret", chance.randbytes(SECRET_OCTETS), disk),
+        remember_seconds=config.accounts.remember,
+        hashes_pending_max=config.accounts.hash_queue,
+    )
+
+
+def _certificates(config: Config, reactor: Any, owner: tuple[int, int] | None) -> CertificateStore:
+    tls = config.tls
+    if tls.certificate is not None and tls.key is not None:
+        default = Pair(tls.certificate, tls.key)
+    else:
+        default = self_signed.ensure(config.tls_directory, config.hostname, reactor.seconds(), owner=owner)
+    sites = [Site(tuple(site.names), Pair(site.certificate, site.key)) for site in tls.site]
+    return CertificateStore(default, sites, clock=reactor, minimum=tls.minimum)
+
+
+def _resolver(config: Config, reactor: Any, chance: random.Random) -> Resolver:
+    servers = tuple(server(text) for text in config.dns.servers) or None
+    return Resolver(reactor, chance, servers, attempt_seconds=config.dns.timeout)
+
+
+def _throttle(config: Config, reactor: Any) -> Throttle:
+    throttle = config.msa.throttle
+    return Throttle(reactor, throttle.failures_per_address, throttle.failures_per_account, throttle.window)
+
+
+# --- what may change while the hub runs --------------------------------------------------------------------------
+
+
+def receptions(house: House, config: Config) -> Mapping[str, Reception]:
+    """What the sessions of each listening role share, by role.  Raises ConfigError with every policy that is wrong."""
+    discovery = discover(config.plugins.directories)
+    problems: list[Problem] = []
+    panels: dict[str, Panel] = {}
+    for role in ("mta", "msa", "lmtp"):
+        taken, wrong = seats(
+            role,
+            config.rules(role),
+            config.standing_options,
+            discovery,
+            lambda name, role=role: _policy_hub(house, role, name),  # type: ignore[misc]
+            config.source,
+        )
+        problems += wrong
+        panels[role] = Panel(taken, house.reactor, house.history)
+    if problems:
+        raise ConfigError(config.located(problems))
+    return {role: _reception(house, config, role, panel) for role, panel in panels.items()}
+
+
+def _reception(house: House, config: Config, role: str, panel: Panel) -> Reception:
+    submits = role == "msa"
+    logins = Logins(house.accounts, house.throttle, house.history, house.chance, config.msa.throttle.tries)
+    return Reception(
+        role=role,
+        hostname=config.hostname,
+        postmaster_domain=config.mda.domains[0] if config.mda.domains else config.hostname,
+        panel=panel,
+        spool=house.spool,
+        accounts=house.accounts,
+        clock=house.reactor,
+        history=house.history,
+        logins=logins if submits else None,
+        submits=submits,
+        greet_delay_seconds=config.mta.greet_delay if role == "mta" else 0.0,
+        hops_max=config.limits.hops,
+    )
+
+
+def offer(config: Config) -> Offer:
+    """What every listening role offers at least, and how patient it is."""
+    limits = config.limits
+    return Offer(
+        Extensions(
+            hostname=config.hostname,
+            size_max=limits.message_octets,
+            binarymime=True,
+            limits_rcptmax=limits.recipients,
+        ),
+        Limits(
+            line_octets_max=limits.command_octets,
+            auth_line_octets_max=limits.auth_octets,
+            content_line_octets_max=limits.line_octets,
+            recipients_max=limits.recipients,
+            errors_max=limits.errors,
+            refused_recipients_max=limits.refused_recipients,
+            idle_commands_max=limits.idle_commands,
+        ),
+        idle_seconds=limits.command_seconds,
+        hurried_idle_seconds=limits.overload_command_seconds,
+        tls_seconds=limits.tls_seconds,
+        content_rate_min=limits.content_octets_per_second,
+    )
+
+
+def _policy_hub(house: House, role: str, name: str) -> PolicyHub:
+    return PolicyHub(
+        hostname=house.config.hostname,
+        role=role,
+        clock=house.reactor,
+        random=house.chance,
+        resolver=house.resolver,
+        accounts=house.accounts,
+        mailboxes=house.mailboxes,
+        executor=house.executor,
+        memory=house.memory.namespace(name),
+        log=Logger(namespace=f"mailhub.policy.{name}"),
+    )

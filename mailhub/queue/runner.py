@@ -1,0 +1,438 @@
+"""The queue runner: what is due is claimed, routed, delivered, and its outcome recorded.
+
+The rules this file keeps: every recipient that was claimed gets exactly one outcome; an outcome that must be told is
+told durably before its cause leaves the queue; and what goes wrong here, rather than at the next hop, defers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import TypeAlias, assert_never
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailhub.interfaces import IClaim, IDeliverer, IHistory, IOutcomeObserver, IRouter, ISpool, SpoolError
+from mailhub.model import (
+    Address,
+    Deferred,
+    Delivered,
+    Envelope,
+    Failed,
+    Lmtp,
+    Local,
+    Nowhere,
+    Outcome,
+    Recipient,
+    Route,
+    Smtp,
+    State,
+    reply,
+)
+from mailhub.queue.limits import Limits
+from mailhub.queue.schedule import Schedule
+
+#: Messages under way at once.
+IN_FLIGHT_MAX = 500
+#: Their small contents, which are in memory.  One message is always let through.
+IN_FLIGHT_OCTETS_MAX = 64 * 1024 * 1024
+#: Messages of one claim.
+CLAIM_MAX = 200
+#: After a fault of the spool, how long to leave it alone.
+SPOOL_RETRY_SECONDS = 5.0
+#: The longest sleep: after so long the queue is looked at even if nothing seems to be due, since clocks jump.
+SLEEP_SECONDS_MAX = 600.0
+#: The shortest sleep when there was nothing to claim.
+SLEEP_SECONDS_MIN = 0.1
+#: A message that found no room at its destination comes back after about so long, without an attempt being counted.
+CROWDED_SECONDS = 60.0
+#: How long deliveries under way may take to end when the runner is stopped.
+DRAIN_SECONDS = 30.0
+
+INTERNAL_FAULT = reply(451, "4.3.0", "Local error in delivery")
+NO_DELIVERER = reply(451, "4.3.5", "Delivery by this route is not configured")
+
+#: Called with a message and those recipients, as they will be recorded, whose outcome may have to be told to the
+#: sender: FAILED (by a permanent reply, or by age after a transient one), QUEUED with `delay_told` newly set, or
+#: DELIVERED where NOTIFY=SUCCESS was asked for.  Whether anybody is told is up to the callee (RFC 3461 section 6); when
+#: it returns, the notification is durable.  If it raises, failures stay in the queue until it does not.
+Tell: TypeAlias = Callable[[Envelope, Sequence[Recipient]], Awaitable[None]]
+
+Pairs: TypeAlias = Sequence[tuple[Recipient, Route]]
+
+
+async def tell_nobody(envelope: Envelope, recipients: Sequence[Recipient]) -> None:
+    """A Tell for a hub without notifications."""
+
+
+class Runner:
+    """Runs one spool.  `deliverers` are found by the type of a route: Local, Lmtp, Smtp."""
+
+    def __init__(
+        self,
+        spool: ISpool,
+        router: IRouter,
+        deliverers: Mapping[type[Route], IDeliverer],
+        schedule: Schedule,
+        clock: IReactorTime,
+        chance: random.Random,
+        history: IHistory,
+        tell: Tell = tell_nobody,
+        observers: Sequence[IOutcomeObserver] = (),
+        limits: Limits | None = None,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        log: Logger | None = None,
+    ) -> None:
+        self._spool = spool
+        self._router = router
+        self._deliverers = deliverers
+        self._schedule = schedule
+        self._clock = clock
+        self._chance = chance
+        self._history = history
+        self._tell = tell
+        self._observers = observers
+        self._limits = Limits() if limits is None else limits
+        self._in_flight_max = in_flight_max
+        self._log = log if log is not None else Logger()
+        self._running = False
+        self._listening = False
+        self._passing = False  # a pass is under way
+        self._again = False  # and another is to follow
+        self._full = False  # the last pass ended for lack of room
+        self._timer: IDelayedCall | None = None
+        self._under_way: set[defer.Deferred[None]] = set()
+        self._in_flight = 0
+        self._in_flight_octets = 0
+        self._drained: defer.Deferred[None] | None = None
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin with what is due, and go on until stopped."""
+        if not self._listening:
+            self._listening = True
+            self._spool.on_ready(self.wake)
+        self._running = True
+        self.wake()
+
+    async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """Claim no more; return when the deliveries under way have ended, or, cut short, when the time is over.
+
+        What was cut short is due again after a restart.
+        """
+        self._running = False
+        self._cancel_timer()
+        if self._in_flight:
+            drained: defer.Deferred[None] = defer.Deferred()
+            self._drained = drained
+            deadline = self._clock.callLater(drain_seconds, self._cut_short)
+            await drained
+            if deadline.active():
+                deadline.cancel()
+
+    def _cut_short(self) -> None:
+        for delivery in list(self._under_way):
+            delivery.cancel()
+        self._tell_drained()  # also when a deliverer does not let itself be cancelled
+
+    def _tell_drained(self) -> None:
+        if self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages under way now."""
+        return self._in_flight
+
+    # --- passes --------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There may be something due.  Called by the spool, by the timer, and by whoever wants the queue flushed."""
+        if not self._running:
+            return
+        if self._passing:
+            self._again = True
+            return
+        defer.Deferred.fromCoroutine(self._pass()).addErrback(self._pass_failed)
+
+    async def _pass(self) -> None:
+        """Claim and begin until nothing is due or there is no room, then sleep until something is."""
+        self._passing = True
+        self._cancel_timer()
+        try:
+            self._again = True
+            claimed = 0
+            while self._running and self._again:
+                self._again = False
+                places = min(self._in_flight_max - self._in_flight, CLAIM_MAX)
+                if places <= 0 or (self._in_flight and self._in_flight_octets >= IN_FLIGHT_OCTETS_MAX):
+                    self._full = True
+                    return
+                claims = await self._spool.claim(self._clock.seconds(), places)
+                claimed = len(claims)
+                if not self._running:
+                    return
+                for claim in claims:
+                    self._begin(claim)
+                if claimed == places:
+                    self._again = True
+            due = await self._spool.next_due_at()
+            if due is not None and self._running:
+                shortest = 0.0 if claimed else SLEEP_SECONDS_MIN
+                self._sleep(min(max(due - self._clock.seconds(), shortest), SLEEP_SECONDS_MAX))
+        finally:
+            self._passing = False
+
+    def _pass_failed(self, failure: Failure) -> None:
+        self._log.failure("The queue cannot be read", failure=failure)
+        if self._running:
+            self._sleep(SPOOL_RETRY_SECONDS)
+
+    def _sleep(self, seconds: float) -> None:
+        self._cancel_timer()
+        self._timer = self._clock.callLater(seconds, self._slept)
+
+    def _slept(self) -> None:
+        self._timer = None
+        self.wake()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- one message ---------------------------------------------------------------------------------------------
+
+    def _begin(self, claim: IClaim) -> None:
+        octets = claim.content.size if claim.content.whole() is not None else 0
+        self._in_flight += 1
+        self._in_flight_octets += octets
+        delivery = defer.Deferred.fromCoroutine(self._carry(claim))
+        if not delivery.called:
+            self._under_way.add(delivery)
+        delivery.addBoth(self._ended, delivery, octets, claim.envelope.queue_id)
+
+    def _ended(self, result: Failure | None, delivery: defer.Deferred[None], octets: int, queue_id: str) -> None:
+        self._under_way.discard(delivery)
+        self._in_flight -= 1
+        self._in_flight_octets -= octets
+        if isinstance(result, Failure) and not isinstance(result.value, defer.CancelledError):
+            self._log.failure("{queue_id} was not carried", failure=result, queue_id=queue_id)
+        if not self._in_flight:
+            self._tell_drained()
+        if self._full:
+            self._full = False
+            self.wake()
+
+    async def _carry(self, claim: IClaim) -> None:
+        """Every recipient of the claim to its outcome; destinations do not wait for each other."""
+        groups: dict[tuple[type[Route], Hashable], list[tuple[Recipient, Route]]] = {}
+        for recipient in claim.recipients:
+            route = await self._route(claim.envelope, recipient)
+            groups.setdefault((type(route), _company(route)), []).append((recipient, route))
+        if len(groups) == 1:
+            for pairs in groups.values():
+                await self._attempt(claim, pairs)
+        else:
+            attempts: list[defer.Deferred[object]] = [
+                defer.Deferred.fromCoroutine(self._attempt(claim, pairs)) for pairs in groups.values()
+            ]
+            results: Sequence[tuple[bool, object]] = await defer.DeferredList(attempts, consumeErrors=True)
+            for _, result in results:
+                if isinstance(result, Failure):
+                    result.raiseException()
+
+    async def _route(self, envelope: Envelope, recipient: Recipient) -> Route:
+        try:
+            return await self._router.route(envelope, recipient)
+        except defer.CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{queue_id} cannot be routed", queue_id=envelope.queue_id, recipient=recipient.address)
+            return Nowhere(INTERNAL_FAULT)
+
+    async def _attempt(self, claim: IClaim, pairs: Pairs) -> None:
+        """One attempt for recipients that travel together."""
+        route = pairs[0][1]
+        if isinstance(route, Nowhere):
+            # Each has a reply of its own.
+            await self._settle(claim, pairs, {recipient.address: _nowhere(there) for recipient, there in pairs})
+            return
+        destination = _destination(route)
+        if destination is not None and not self._limits.enter(destination):
+            turn = self._limits.wait(destination)
+            if turn is None:
+                await self._put_back(claim, pairs)
+                return
+            await turn
+        try:
+            outcomes = await self._deliver(claim, pairs)
+        finally:
+            if destination is not None:
+                self._limits.leave(destination)
+        await self._settle(claim, pairs, outcomes)
+
+    async def _deliver(self, claim: IClaim, pairs: Pairs) -> Mapping[Address, Outcome]:
+        envelope = claim.envelope
+        route = pairs[0][1]
+        self._history.record(
+            "attempted",
+            session_id=envelope.session_id,
+            queue_id=envelope.queue_id,
+            route=_told(route),
+            recipients=tuple([recipient.address for recipient, _ in pairs]),
+        )
+        deliverer = self._deliverers.get(type(route))
+        if deliverer is None:
+            return {recipient.address: Deferred(NO_DELIVERER) for recipient, _ in pairs}
+        try:
+            return await deliverer.deliver(envelope, pairs, claim.content)
+        except defer.CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{queue_id}: delivery failed by a bug", queue_id=envelope.queue_id, route=_told(route))
+            return {}
+
+    async def _put_back(self, claim: IClaim, pairs: Pairs) -> None:
+        """No room at the destination, and too many wait already: no attempt, and nothing to tell."""
+        at = self._clock.seconds() + CROWDED_SECONDS * self._chance.uniform(0.5, 1.5)
+        await self._record(claim, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
+
+    # --- outcomes ------------------------------------------------------------------------------------------------
+
+    async def _settle(self, claim: IClaim, pairs: Pairs, outcomes: Mapping[Address, Outcome]) -> None:
+        """Tell first, then record: a notification is durable before its cause leaves the queue."""
+        envelope = claim.envelope
+        now = self._clock.seconds()
+        after: list[Recipient] = []
+        to_tell: list[Recipient] = []
+        for recipient, _ in pairs:
+            outcome = outcomes.get(recipient.address)
+            if outcome is None:
+                outcome = Deferred(INTERNAL_FAULT)
+            changed = self._after(envelope, recipient, outcome, now)
+            after.append(changed)
+            if _may_be_told(recipient, changed):
+                to_tell.append(changed)
+            self._history.record(
+                _KIND[changed.state],
+                session_id=envelope.session_id,
+                queue_id=envelope.queue_id,
+                recipient=recipient.address,
+                reply=outcome.reply,
+                detail=outcome.detail,
+            )
+        if to_tell and not await self._told(envelope, to_tell):
+            after = [self._untold(before, changed, now) for (before, _), changed in zip(pairs, after, strict=True)]
+        if await self._record(claim, after) and self._observers:
+            self._observe(envelope, pairs, after, outcomes)
+
+    def _after(self, envelope: Envelope, recipient: Recipient, outcome: Outcome, now: float) -> Recipient:
+        """What the outcome makes of the recipient."""
+        attempts = recipient.attempts + 1
+        match outcome:
+            case Delivered(said):
+                return recipient.changed(state=State.DELIVERED, attempts=attempts, last_reply=said)
+            case Failed(said):
+                return recipient.changed(state=State.FAILED, attempts=attempts, last_reply=said)
+            case Deferred(said):
+                if self._schedule.gives_up(envelope.received_at, now):
+                    return recipient.changed(state=State.FAILED, attempts=attempts, last_reply=said)
+                return recipient.changed(
+                    attempts=attempts,
+                    next_attempt_at=self._schedule.next_attempt_at(attempts, now, self._chance),
+                    last_reply=said,
+                    delay_told=recipient.delay_told or self._schedule.warns(envelope.received_at, now),
+                )
+            case _:
+                assert_never(outcome)
+
+    async def _told(self, envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
+        try:
+            await self._tell(envelope, recipients)
+        except defer.CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{queue_id}: its sender cannot be told now", queue_id=envelope.queue_id)
+            return False
+        return True
+
+    def _untold(self, before: Recipient, changed: Recipient, now: float) -> Recipient:
+        """What could not be told stays: a failure is tried again, a delay is told later.  A success stays one, since
+        a lost notification is better than a second copy."""
+        if changed.state is State.FAILED:
+            at = self._schedule.next_attempt_at(changed.attempts, now, self._chance)
+            return changed.changed(state=State.QUEUED, next_attempt_at=at)
+        return changed.changed(delay_told=before.delay_told)
+
+    async def _record(self, claim: IClaim, recipients: Sequence[Recipient]) -> bool:
+        """Durably; tried until it succeeds, since the outcome is a fact.  False if the runner was stopped before."""
+        envelope = claim.envelope
+        while True:
+            try:
+                await self._spool.record(envelope.queue_id, recipients)
+            except SpoolError:
+                self._log.failure("{queue_id}: its outcome cannot be recorded", queue_id=envelope.queue_id)
+            else:
+                break
+            if not self._running:
+                return False
+            await self._pause(SPOOL_RETRY_SECONDS)
+        return True
+
+    def _pause(self, seconds: float) -> defer.Deferred[None]:
+        pause: defer.Deferred[None] = defer.Deferred(lambda _: call.cancel())
+        call = self._clock.callLater(seconds, pause.callback, None)
+        return pause
+
+    def _observe(
+        self, envelope: Envelope, pairs: Pairs, after: Sequence[Recipient], outcomes: Mapping[Address, Outcome]
+    ) -> None:
+        for recipient in after:
+            outcome = outcomes.get(recipient.address, Deferred(INTERNAL_FAULT))
+            for observer in self._observers:
+                try:
+                    observer.observe_outcome(envelope, recipient, outcome)
+                except Exception:
+                    self._log.failure("An observer of outcomes failed", queue_id=envelope.queue_id)
+
+
+#: What history calls it when a recipient is so after an attempt.
+_KIND = {State.DELIVERED: "delivered", State.QUEUED: "deferred", State.FAILED: "failed"}
+
+
+def _may_be_told(before: Recipient, after: Recipient) -> bool:
+    if after.state is State.DELIVERED:
+        return "SUCCESS" in after.notify
+    return after.state is State.FAILED or after.delay_told != before.delay_told
+
+
+def _nowhere(route: Route) -> Outcome:
+    assert isinstance(route, Nowhere)
+    return Failed(route.reply) if route.reply.is_permanent else Deferred(route.reply)
+
+
+def _company(route: Route) -> Hashable:
+    """Recipients whose routes are of one type and have the same company travel together."""
+    return route if isinstance(route, Lmtp | Smtp) else None
+
+
+def _destination(route: Route) -> str | None:
+    """What the limits go by; None is without: our own disk does its own batching."""
+    match route:
+        case Lmtp(endpoint):
+            return endpoint
+        case Smtp(destination):
+            return destination
+        case _:
+            return None
+
+
+def _told(route: Route) -> str:
+    """For history and the log."""
+    return "local" if isinstance(route, Local) else _destination(route) or "nowhere"

@@ -1,0 +1,106 @@
+"""Logging in: a SASL exchange, the accounts it asks, and the throttle that makes guessing slow.
+
+Whoever is turned away learns nothing: an unknown login, a wrong password and a login that may not log in get the same
+reply after the same work.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory
+from mailhub.model import Identity, Reply, Session
+from mailhub.receiver import replies
+from mailhub.receiver.throttle import Throttle
+from mailhub.wire import sasl
+
+#: What is offered under TLS, strongest first.
+MECHANISMS = sasl.offered(tuple(sasl.ChannelBinding(kind, b"any") for kind in sasl.BINDING_TYPES))
+#: The same where the TLS connection cannot be bound to.
+MECHANISMS_WITHOUT_BINDING = sasl.offered()
+
+_NONCE_CHARACTERS = string.ascii_letters + string.digits
+_NONCE_LENGTH = 24
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Who may log in, and how often somebody may try.  `random` must be unguessable (random.SystemRandom)."""
+
+    accounts: IAccounts
+    throttle: Throttle
+    history: IHistory
+    random: random.Random
+    tries_max: int = 3
+
+    def begin(self, session: Session, mechanism: str, bindings: Mapping[str, bytes]) -> LoginAttempt | None:
+        """One attempt to log in, or None if the mechanism is not offered."""
+        nonce = "".join(self.random.choices(_NONCE_CHARACTERS, k=_NONCE_LENGTH))
+        found: Sequence[sasl.ChannelBinding] = [
+            sasl.ChannelBinding(kind, data) for kind, data in bindings.items() if kind in sasl.BINDING_TYPES
+        ]
+        exchange = sasl.begin(mechanism, tuple(found), nonce)
+        return None if exchange is None else LoginAttempt(self, session, exchange)
+
+
+class LoginAttempt:
+    """One exchange.  Each step gives a challenge to send, the identity that was proven, or the reply that ends it."""
+
+    def __init__(self, logins: Logins, session: Session, exchange: sasl.Exchange) -> None:
+        self._logins = logins
+        self._session = session
+        self._exchange = exchange
+        self._login = ""  # as the client gave it
+
+    async def start(self, initial: bytes | None) -> bytes | Identity | Reply:
+        if self._logins.throttle.turns_away(self._session.peer.ip):
+            return self._refused(replies.TOO_MANY_LOGINS, "this address has failed too often")
+        return await self._follow(self._exchange.start(initial))
+
+    async def step(self, response: bytes) -> bytes | Identity | Reply:
+        return await self._follow(self._exchange.step(response))
+
+    async def _follow(self, step: sasl.Step) -> bytes | Identity | Reply:
+        accounts, throttle, ip = self._logins.accounts, self._logins.throttle, self._session.peer.ip
+        while True:
+            match step:
+                case sasl.Challenge(octets):
+                    return octets
+                case sasl.NeedPassword(login=login) | sasl.NeedVerifier(login=login):
+                    self._login = login
+                    if throttle.turns_away(ip, login):
+                        return self._refused(replies.TOO_MANY_LOGINS, "this login has failed too often")
+                    try:
+                        if isinstance(step, sasl.NeedPassword):
+                            step = self._exchange.proved(await accounts.authenticate(login, step.password))
+                        else:
+                            step = self._exchange.verify_with(*await accounts.scram_verifier(login))
+                    except AccountsUnavailable as error:
+                        return self._refused(replies.LOGIN_UNAVAILABLE, str(error))
+                case sasl.Done(login):
+                    throttle.succeeded(ip, self._login)
+                    identity = Identity(login, self._exchange.mechanism)
+                    self._logins.history.record(
+                        "logged_in", self._session.id, login=login, mechanism=identity.mechanism, peer=ip
+                    )
+                    return identity
+                case sasl.Refused(why):
+                    throttle.failed(ip, self._login)
+                    return self._refused(replies.LOGIN_REFUSED, why)
+                case sasl.Malformed(why):
+                    return self._refused(replies.LOGIN_MALFORMED, why)
+
+    def _refused(self, reply: Reply, why: str) -> Reply:
+        self._logins.history.record(
+            "login_refused",
+            self._session.id,
+            login=self._login[:320],
+            mechanism=self._exchange.mechanism,
+            peer=self._session.peer.ip,
+            reply=reply,
+            cause=why,
+        )
+        return reply

@@ -1,0 +1,403 @@
+"""The answers to one client's questions.
+
+`Receiver.answer` takes an event of the wire and gives a reply, a SASL challenge, None for a notice, or a Deferred of
+one of these.  The rule of the house: an answer that need not wait is given at once, without a
+Deferred or a coroutine, since this is the path of every message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory, ISpool, SpoolError, SpoolFull
+from mailhub.model import (
+    Address,
+    Envelope,
+    ForwardPath,
+    Hello,
+    Identity,
+    Recipient,
+    Reply,
+    Session,
+    Tls,
+    Transaction,
+    trace,
+)
+from mailhub.policy.begin import begin
+from mailhub.policy.panel import Panel, Verdict
+from mailhub.queue.resolution import Resolution, resolve
+from mailhub.receiver import replies, submission
+from mailhub.receiver.incoming import Incoming
+from mailhub.receiver.login import LoginAttempt, Logins
+from mailhub.wire import header as header_section
+from mailhub.wire.smtp import events
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The answer to AUTH that asks for more (RFC 4954 section 4)."""
+
+    octets: bytes
+
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+Answer: TypeAlias = Reply | Challenge | None
+LoginStep: TypeAlias = bytes | Identity | Reply
+Answers: TypeAlias = "Answer | Deferred[Answer]"
+
+
+@dataclass(frozen=True)
+class Reception:
+    """What all sessions of one role share.  Replaced as a whole when the configuration is read again.
+
+    `submits` turns on the fix-ups of RFC 6409.  `logins` is None where nobody can log in.  `recipients_total_max`
+    bounds one message's recipients after aliases were resolved.
+    """
+
+    role: str
+    hostname: str
+    postmaster_domain: str
+    panel: Panel
+    spool: ISpool
+    accounts: IAccounts
+    clock: IReactorTime
+    history: IHistory
+    logins: Logins | None = None
+    submits: bool = False
+    greet_delay_seconds: float = 0.0
+    hops_max: int = 50
+    recipients_total_max: int = 10_000
+
+
+class Receiver:
+    """One client's session, from the banner to the end."""
+
+    log = Logger()
+
+    def __init__(self, reception: Reception, session: Session) -> None:
+        self.reception = reception
+        self.session = session
+        self._transaction: Transaction | None = None
+        self._fields: tuple[tuple[str, str], ...] = ()
+        self._resolutions: list[tuple[ForwardPath, Resolution]] = []
+        self._recipients_total = 0
+        self._incoming: Incoming | None = None
+        self._bindings: Mapping[str, bytes] = {}
+        self._attempt: LoginAttempt | None = None
+        self._failed_logins = 0
+
+    def answer(self, event: events.Event) -> Answers:
+        """The answer to a question, None to a notice, or a Deferred of the answer."""
+        return _ANSWERS[type(event)](self, event)
+
+    def tls_started(self, tls: Tls, bindings: Mapping[str, bytes]) -> None:
+        """What the client said before is forgotten with the clear-text channel (RFC 3207 section 4.2).
+
+        `bindings` are the channel bindings of this connection, by their registered names.
+        """
+        self.session = replace(self.session, tls=tls, hello=None)
+        self._bindings = bindings
+
+    def ended(self) -> None:
+        """The connection is gone: nothing of an unfinished transaction stays."""
+        self._reset()
+        self._attempt = None
+
+    # --- before a transaction ----------------------------------------------------------------------------------
+
+    def _connected(self, _: events.Connected) -> Answers:
+        verdict = self.reception.panel.judge_connection(self.session)
+        return _then(verdict, self._greet)
+
+    def _greet(self, verdict: Verdict) -> Answers:
+        if verdict.reply is not None and not verdict.reply.is_positive:
+            return verdict.reply
+        banner = Reply(220, f"{self.reception.hostname} {'LMTP' if self.reception.role == 'lmtp' else 'ESMTP'} mailhub")
+        if self.reception.greet_delay_seconds <= 0:
+            return banner
+        # RFC 5321 section 3.1 has the client wait for the banner; one that does not is no mail server.
+        waiting: Deferred[Answer] = Deferred(lambda _: timer.cancel())
+        timer = self.reception.clock.callLater(self.reception.greet_delay_seconds, waiting.callback, banner)
+        return waiting
+
+    def _hello(self, event: events.HelloReceived) -> Answers:
+        greeted = replace(self.session, hello=Hello(event.verb, event.name))
+        return _then(self.reception.panel.judge_hello(greeted), lambda verdict: self._welcome(verdict, greeted))
+
+    def _welcome(self, verdict: Verdict, greeted: Session) -> Answer:
+        if verdict.reply is not None and not verdict.reply.is_positive:
+            return self._refused(verdict.reply, "hello", by=verdict.by)
+        self._reset()  # RFC 5321 section 4.1.4: a new hello ends the transaction
+        self.session = greeted
+        return Reply(250, "At your service")
+
+    def _start_tls(self, _: events.StartTlsRequested) -> Answer:
+        return replies.START_TLS
+
+    # --- logging in --------------------------------------------------------------------------------------------
+
+    def _auth(self, event: events.AuthRequested) -> Answers:
+        logins = self.reception.logins
+        self._attempt = None if logins is None else logins.begin(self.session, event.mechanism, self._bindings)
+        if self._attempt is None:
+            return replies.UNKNOWN_MECHANISM
+        return self._go_on(self._attempt.start(event.initial))
+
+    def _auth_continued(self, event: events.AuthContinued) -> Answers:
+        assert self._attempt is not None
+        return self._go_on(self._attempt.step(event.response))
+
+    def _auth_aborted(self, _: events.AuthAborted) -> None:
+        self._attempt = None
+
+    def _go_on(self, attempt: Coroutine[Any, Any, LoginStep]) -> Answers:
+        step: LoginStep | Deferred[LoginStep] = begin(attempt)
+        if isinstance(step, Deferred):
+            return step.addCallback(self._login_step)
+        return self._login_step(step)
+
+    def _login_step(self, step: LoginStep) -> Answer:
+        if isinstance(step, bytes):
+            return Challenge(step)
+        self._attempt = None
+        if isinstance(step, Identity):
+            self.session = replace(self.session, identity=step)
+            return replies.LOGGED_IN
+        if step is replies.LOGIN_REFUSED:
+            self._failed_logins += 1
+            if self.reception.logins is not None and self._failed_logins >= self.reception.logins.tries_max:
+                return replies.TOO_MANY_LOGINS
+        return step
+
+    # --- the transaction ---------------------------------------------------------------------------------------
+
+    def _mail(self, event: events.MailReceived) -> Answers:
+        if not self.reception.spool.room(event.parameters.size or 0):
+            return self._refused(replies.NO_ROOM, "MAIL")
+        transaction = Transaction(self.session, event.reverse_path, event.parameters)
+        verdict = self.reception.panel.judge_sender(transaction)
+        return _then(verdict, lambda verdict: self._sender_judged(verdict, transaction))
+
+    def _sender_judged(self, verdict: Verdict, transaction: Transaction) -> Answer:
+        opinion = verdict.reply
+        if opinion is not None and not opinion.is_positive:
+            return self._refused(opinion, "MAIL", reverse_path=transaction.reverse_path, by=verdict.by)
+        self._transaction = transaction
+        self._fields += verdict.fields
+        return replies.SENDER_OK if opinion is None else opinion
+
+    def _rcpt(self, event: events.RcptReceived) -> Answers:
+        assert self._transaction is not None
+        address = event.recipient
+        if not address.domain:  # RFC 5321 section 4.5.1: postmaster needs no domain
+            address = Address(address.local, self.reception.postmaster_domain)
+        recipient = ForwardPath(address, event.parameters)
+        verdict = self.reception.panel.judge_recipient(self._transaction, recipient)
+        return _then(verdict, lambda verdict: self._recipient_judged(verdict, recipient))
+
+    def _recipient_judged(self, verdict: Verdict, recipient: ForwardPath) -> Answers:
+        opinion = verdict.reply
+        if opinion is None or not opinion.is_positive:
+            # The panel refuses where all were silent; should it ever not, silence is still no permission.
+            return self._refused(opinion or replies.LOCAL_TROUBLE, "RCPT", recipient=recipient.address, by=verdict.by)
+        self._fields += verdict.fields
+        resolution = begin(self._resolve(recipient))
+        return _then(resolution, lambda found: self._recipient_resolved(found, recipient, opinion))
+
+    async def _resolve(self, recipient: ForwardPath) -> Resolution | None:
+        try:
+            return await resolve(self.reception.accounts, recipient.address)
+        except AccountsUnavailable:
+            return None
+
+    def _recipient_resolved(self, resolution: Resolution | None, recipient: ForwardPath, opinion: Reply) -> Answer:
+        assert self._transaction is not None
+        refusal = replies.LOCAL_TROUBLE if resolution is None else resolution.refusal
+        if resolution is None or refusal is not None:
+            return self._refused(refusal or replies.LOCAL_TROUBLE, "RCPT", recipient=recipient.address)
+        if self._recipients_total + len(resolution.destinations) > self.reception.recipients_total_max:
+            return self._refused(replies.TOO_MANY_RECIPIENTS, "RCPT", recipient=recipient.address)
+        self._recipients_total += len(resolution.destinations)
+        self._resolutions.append((recipient, resolution))
+        self._transaction = replace(self._transaction, recipients=(*self._transaction.recipients, recipient))
+        if resolution.steps:
+            self.reception.history.record(
+                "resolved", self.session.id, recipient=recipient.address, steps=[str(step) for step in resolution.steps]
+            )
+        return opinion
+
+    # --- the content -------------------------------------------------------------------------------------------
+
+    def _content_requested(self, _: events.ContentRequested) -> Answer:
+        try:
+            draft = self.reception.spool.draft()
+        except SpoolFull:
+            return self._refused(replies.NO_ROOM, "DATA")
+        except SpoolError as error:
+            return self._refused(replies.LOCAL_TROUBLE, "DATA", cause=str(error))
+        self._incoming = Incoming(draft, submission.without_bcc if self.reception.submits else None)
+        return replies.SEND_CONTENT
+
+    def _content_received(self, event: events.ContentReceived) -> None:
+        assert self._incoming is not None
+        self._incoming.write(event.octets)
+
+    def _content_ended(self, event: events.ContentEnded) -> Answers:
+        assert self._incoming is not None
+        assert self._transaction is not None
+        incoming = self._incoming
+        if event.fault is None:
+            incoming.end()
+        fault = event.fault or incoming.fault
+        if fault is None and header_section.count(incoming.header, b"received") > self.reception.hops_max:
+            fault = replies.TOO_MANY_HOPS
+        if fault is not None:
+            return self._end_transaction(
+                self._refused(fault, "content", queue_id=incoming.queue_id, cause=incoming.cause)
+            )
+        transaction = self._transaction
+        verdict = self.reception.panel.judge_content(transaction, incoming)
+        return _then(verdict, lambda verdict: self._content_judged(verdict, incoming, transaction))
+
+    def _content_judged(self, verdict: Verdict, incoming: Incoming, transaction: Transaction) -> Answers:
+        opinion = verdict.reply
+        if self._incoming is not incoming:  # the connection was lost while the policies thought
+            return replies.LOCAL_TROUBLE
+        if opinion is not None and not opinion.is_positive:
+            return self._end_transaction(self._refused(opinion, "content", queue_id=incoming.queue_id, by=verdict.by))
+        envelope = self._envelope(incoming, transaction, self._fields + verdict.fields)
+        self._incoming = None  # from here on the commit decides; a lost connection changes nothing any more
+        return _then(begin(self._keep(incoming, envelope)), self._end_transaction)
+
+    def _envelope(self, incoming: Incoming, transaction: Transaction, fields: tuple[tuple[str, str], ...]) -> Envelope:
+        now = self.reception.clock.seconds()
+        parameters = transaction.parameters
+        only = transaction.recipients[0].address if len(transaction.recipients) == 1 else None
+        hostname = self.reception.hostname
+        prefix = trace.received(self.session, hostname, incoming.queue_id, now, only, parameters.smtputf8)
+        if fields:
+            prefix = b"".join(trace.field(name, body) for name, body in fields) + prefix
+        if self.reception.submits:
+            prefix += submission.missing_fields(
+                incoming.header, transaction.reverse_path, hostname, incoming.queue_id, now
+            )
+        if not header_section.begins_with_field(incoming.header):
+            prefix += b"\r\n"
+        identity = self.session.identity
+        return Envelope(
+            queue_id=incoming.queue_id,
+            reverse_path=transaction.reverse_path,
+            recipients=self._recipients(now),
+            received_at=now,
+            prefix=prefix,
+            size=incoming.draft.size,
+            parameters=parameters,
+            peer_ip=self.session.peer.ip,
+            login=identity.login if identity is not None else None,
+            session_id=self.session.id,
+        )
+
+    def _recipients(self, now: float) -> tuple[Recipient, ...]:
+        """The recipients after aliases were resolved; whoever is reached on several ways gets one copy."""
+        found: dict[Address, Recipient] = {}
+        for forward_path, resolution in self._resolutions:
+            for destination in resolution.destinations:
+                if destination.address not in found:
+                    found[destination.address] = Recipient(
+                        address=destination.address,
+                        original=forward_path.address,
+                        orcpt=forward_path.parameters.orcpt,
+                        notify=forward_path.parameters.notify,
+                        forwarded_by=destination.forwarded_by,
+                        next_attempt_at=now,
+                    )
+        return tuple(found.values())
+
+    async def _keep(self, incoming: Incoming, envelope: Envelope) -> Reply:
+        """Commit; only what comes back from there without an error is answered with 250 (rule 1 of the design)."""
+        try:
+            await incoming.draft.commit(envelope)
+        except SpoolFull as error:
+            incoming.draft.discard()
+            return self._refused(replies.NO_ROOM, "content", queue_id=envelope.queue_id, cause=str(error))
+        except SpoolError as error:
+            incoming.draft.discard()
+            self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
+            return self._refused(replies.LOCAL_TROUBLE, "content", queue_id=envelope.queue_id, cause=str(error))
+        self.reception.history.record(
+            "queued",
+            self.session.id,
+            envelope.queue_id,
+            reverse_path=envelope.reverse_path,
+            recipients=[recipient.address for recipient in envelope.recipients],
+            size=envelope.size,
+        )
+        return replies.queued(envelope.queue_id)
+
+    def _end_transaction(self, reply: Reply) -> Answer:
+        """The reply to the content; the wire repeats it for each recipient where LMTP wants that."""
+        self._reset()
+        return reply
+
+    # --- throughout --------------------------------------------------------------------------------------------
+
+    def _command_refused(self, event: events.CommandRefused) -> None:
+        self._refused(event.reply, event.verb)
+
+    def _aborted(self, _: events.TransactionAborted) -> None:
+        self._reset()
+
+    def _session_ended(self, _: events.SessionEnded) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        if self._incoming is not None:
+            self._incoming.draft.discard()
+            self._incoming = None
+        if self._transaction is not None or self._fields:
+            self._transaction = None
+            self._fields = ()
+            self._resolutions = []
+            self._recipients_total = 0
+
+    def _refused(self, reply: Reply, stage: str, queue_id: str = "", **facts: Any) -> Reply:
+        self.reception.history.record(
+            "refused", self.session.id, queue_id, stage=stage, reply=reply, peer=self.session.peer.ip, **facts
+        )
+        return reply
+
+
+def _then(
+    value: Value | Deferred[Value], follow: Callable[[Value], Result | Deferred[Result]]
+) -> Result | Deferred[Result]:
+    """`follow(value)` now if the value is here, else when its Deferred fires."""
+    if isinstance(value, Deferred):
+        return value.addCallback(follow)
+    return follow(value)
+
+
+_ANSWERS: dict[type[events.Event], Callable[[Receiver, Any], Answers]] = {
+    events.Connected: Receiver._connected,
+    events.HelloReceived: Receiver._hello,
+    events.StartTlsRequested: Receiver._start_tls,
+    events.AuthRequested: Receiver._auth,
+    events.AuthContinued: Receiver._auth_continued,
+    events.AuthAborted: Receiver._auth_aborted,
+    events.MailReceived: Receiver._mail,
+    events.RcptReceived: Receiver._rcpt,
+    events.ContentRequested: Receiver._content_requested,
+    events.ContentReceived: Receiver._content_received,
+    events.ContentEnded: Receiver._content_ended,
+    events.CommandRefused: Receiver._command_refused,
+    events.TransactionAborted: Receiver._aborted,
+    events.SessionEnded: Receiver._session_ended,
+}

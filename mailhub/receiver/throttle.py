@@ -1,0 +1,104 @@
+"""Guessing passwords is made slow, without letting a stranger lock an owner out.
+
+Failed logins are counted for the client's network and for the login that it tried, whether that login exists or not.
+Who is over a limit is turned away before any password is looked at.  One thing is exempt from the count of a login: a
+network from which that login has been proven lately, so that its owner gets in while somebody else is guessing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+#: How many networks, logins and pairs are remembered; the longest untouched is forgotten first.
+ENTRIES_MAX = 50_000
+#: How long a proven pair of login and network is exempt, in seconds.
+PROVEN_SECONDS = 30 * 86400.0
+IPV6_PREFIX = 64
+
+
+def network_of(ip: str) -> str:
+    """What is counted as one client: an IPv4 address, the /64 of an IPv6 address, "unix"."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return ip
+    return str(ip_network((address, IPV6_PREFIX), strict=False)) if address.version == 6 else ip
+
+
+class _Counts:
+    """Failures by key within a window; bounded."""
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._entries: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def get(self, key: str) -> int:
+        since, number = self._entries.get(key, (0.0, 0))
+        return number if 0 <= self._clock.seconds() - since < self._seconds else 0
+
+    def add(self, key: str) -> None:
+        number = self.get(key)
+        since = self._entries[key][0] if number else self._clock.seconds()
+        self._entries[key] = (since, number + 1)
+        self._entries.move_to_end(key)
+        if len(self._entries) > ENTRIES_MAX:
+            self._entries.popitem(last=False)
+
+    def forget(self, key: str) -> None:
+        self._entries.pop(key, None)
+
+
+@dataclass
+class Throttle:
+    """Counts failed logins.  `window_seconds` begins with the first failure that is counted."""
+
+    clock: IReactorTime
+    per_address_max: int = 20
+    per_login_max: int = 50
+    window_seconds: float = 900.0
+    _addresses: _Counts = field(init=False)
+    _logins: _Counts = field(init=False)
+    _proven: _Counts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._addresses = _Counts(self.clock, self.window_seconds)
+        self._logins = _Counts(self.clock, self.window_seconds)
+        self._proven = _Counts(self.clock, PROVEN_SECONDS)
+
+    def turns_away(self, ip: str, login: str | None = None) -> bool:
+        """Whether a login from this address, or of this login from there, is refused unseen."""
+        network = network_of(ip)
+        if self._addresses.get(network) >= self.per_address_max:
+            return True
+        if login is None or self._proven.get(_pair(login, network)):
+            return False
+        return self._logins.get(_key(login)) >= self.per_login_max
+
+    def failed(self, ip: str, login: str) -> None:
+        """A login was refused."""
+        network = network_of(ip)
+        self._addresses.add(network)
+        if not self._proven.get(_pair(login, network)):
+            self._logins.add(_key(login))
+
+    def succeeded(self, ip: str, login: str) -> None:
+        """A login was proven.  The address's failures stay counted: one's own account is no licence to guess."""
+        pair = _pair(login, network_of(ip))
+        self._proven.forget(pair)
+        self._proven.add(pair)
+
+
+def _key(login: str) -> str:
+    # A login may be long; what is remembered of it is bounded.
+    return login.lower()[:320]
+
+
+def _pair(login: str, network: str) -> str:
+    return f"{network} {_key(login)}"

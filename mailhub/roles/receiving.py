@@ -1,0 +1,118 @@
+"""What the roles that listen have in common: ports, sessions, and an orderly end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults
+
+from mailhub.net.listener import BACKLOG, Listener
+from mailhub.net.smtp import Manners, SmtpFactory
+from mailhub.net.tls import CertificateStore
+from mailhub.receiver.receiver import Reception
+from mailhub.wire.smtp.extensions import Extensions
+from mailhub.wire.smtp.server import Limits
+
+if TYPE_CHECKING:
+    from mailhub.net.descriptors import Descriptors
+    from mailhub.net.doorkeeper import Doorkeeper
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What all listening roles share.  `offer` is what each of them offers at least; times in seconds."""
+
+    reactor: Any
+    doorkeeper: Doorkeeper
+    descriptors: Descriptors
+    certificates: CertificateStore
+    backlog: int = BACKLOG
+    drain_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What may change while a role runs: the extensions that every role offers at least, its limits, its patience."""
+
+    extensions: Extensions
+    limits: Limits
+    idle_seconds: float = 300.0
+    hurried_idle_seconds: float = 10.0
+    tls_seconds: float = 30.0
+    content_rate_min: int = 100
+
+    def manners(self, in_clear: Extensions, under_tls: Extensions) -> Manners:
+        """The manners of one role."""
+        return Manners(
+            in_clear,
+            under_tls,
+            self.limits,
+            self.idle_seconds,
+            self.hurried_idle_seconds,
+            self.tls_seconds,
+            self.content_rate_min,
+        )
+
+
+@dataclass(frozen=True)
+class Door:
+    """Endpoints of one kind.  `name` tells them apart in the log; `implicit_tls` is TLS from the first octet."""
+
+    name: str
+    endpoints: Sequence[str]
+    implicit_tls: bool = False
+
+
+class ReceivingRole(MultiService):
+    """One role's listeners and their sessions.
+
+    Stopping closes the ports, lets open transactions finish within the edge's `drain_seconds`, and then cuts what is
+    left (RFC 5321 section 3.8: a server that must stop says 421).
+    """
+
+    def __init__(self, edge: Edge, doors: Sequence[Door], reception: Reception, manners: Manners) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.setName(reception.role)  # type: ignore[no-untyped-call]
+        self._edge = edge
+        self.factories: list[SmtpFactory] = []
+        self.listeners: list[Listener] = []
+        for door in doors:
+            if not door.endpoints:
+                continue
+            factory = SmtpFactory(reception, manners, edge.doorkeeper, edge.certificates, door.implicit_tls)
+            listener = Listener(
+                edge.reactor,
+                door.name,
+                door.endpoints,
+                edge.certificates.wrap(factory) if door.implicit_tls else factory,
+                backlog=edge.backlog,
+                descriptors=edge.descriptors,
+            )
+            self.factories.append(factory)
+            self.listeners.append(listener)
+            listener.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def renew(self, reception: Reception, manners: Manners) -> None:
+        """Sessions that begin from now on follow these; those under way end as they began."""
+        for factory in self.factories:
+            factory.reception = reception
+            factory.manners = manners
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        for factory, listener in zip(self.factories, self.listeners, strict=True):
+            for address in listener.addresses:
+                factory.reception.history.record(
+                    "listening",
+                    role=listener.role,
+                    host=str(getattr(address, "host", getattr(address, "name", ""))),
+                    port=getattr(address, "port", 0),
+                )
+
+    def stopService(self) -> Deferred[Any]:
+        closed = super().stopService()  # type: ignore[no-untyped-call]
+        drained = [factory.drain(self._edge.drain_seconds) for factory in self.factories]
+        return gatherResults([closed, *drained], consumeErrors=True)

@@ -1,0 +1,556 @@
+"""The SQL side of the spool: one connection, used by one thread, blocking.
+
+Work comes in batches.  All writes of a batch are one transaction, so that many messages share one fsync.  A write that
+is bad in itself (text that SQL cannot hold) spoils only its own work; a fault of the disk fails the whole batch, and
+what such a batch had begun is overwritten, so that nothing of it comes back after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import apsw
+
+from mailhub.interfaces import IContent, IDisk, SpoolError, SpoolFull
+from mailhub.model import Envelope, Recipient, State
+from mailhub.store import spool_schema
+from mailhub.store.queue_id import ALPHABET
+from mailhub.store.spool_content import FileContent, MemoryContent, spool_error
+from mailhub.store.spool_schema import MESSAGE_COLUMNS, RECIPIENT_COLUMNS, Row
+
+#: SQLite 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write, and a postmaster may be the second.
+SQLITE_MIN = (3, 51, 3)
+#: Frames in the WAL (of 4 KiB) at which they are copied into the database, behind a batch and not within it.
+CHECKPOINT_FRAMES = 2000
+#: How long another process, such as a postmaster's sqlite3, may keep us from writing.
+BUSY_SECONDS = 10.0
+#: Small content that one claim brings into memory.
+CLAIM_OCTETS = 8 * 1024 * 1024
+#: The database's own page cache, in KiB.
+CACHE_KIBIBYTES = 16 * 1024
+
+#: Rows for one statement: each step of a statement costs two changes of the interpreter's lock.
+_CHUNKS = (32, 8, 1)
+
+#: What a piece of work can do wrong by itself.  Anything else is a fault of the disk or of SQLite.
+_BAD_WORK = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, ValueError, TypeError, OverflowError)
+_CORRUPT = (apsw.CorruptError, apsw.NotADBError)
+
+
+# --- work --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """Something to do in the spool's thread; `error` says why it could not be done."""
+
+    error: SpoolError | None = field(default=None, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Insert(Work):
+    """A new message.  `octets` is None when its content is in a file, which is durable already."""
+
+    envelope: Envelope
+    due: float | None
+    message: Row
+    recipients: list[Row]
+    octets: bytes | None
+
+
+@dataclass(slots=True, eq=False)
+class Remove(Work):
+    """A message all of whose recipients are final."""
+
+    queue_id: str
+    in_file: bool
+
+
+@dataclass(slots=True, eq=False)
+class Amend(Work):
+    """New values for some recipients.  `due` becomes the message's next time; None when there is none any more.
+
+    `emptied` says that the message is gone and that its content file should go, too.
+    """
+
+    queue_id: str
+    recipients: Sequence[Recipient]
+    due: float | None = field(default=None, init=False)
+    emptied: bool = field(default=False, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """A message that is due, as a claim needs it."""
+
+    envelope: Envelope
+    due: float
+    content: IContent
+
+
+@dataclass(slots=True, eq=False)
+class Search(Work):
+    """Messages that are due at `now` and not in `excluded`.  `next_due` is when the first of the others is due."""
+
+    now: float
+    limit: int
+    excluded: frozenset[str] = field(default=frozenset(), init=False)
+    found: list[Found] = field(default_factory=list, init=False)
+    next_due: float = field(default=math.inf, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Look(Work):
+    """At most `limit` envelopes with ids from `first` on, or behind it."""
+
+    first: str
+    limit: int
+    behind: bool
+    envelopes: list[Envelope] = field(default_factory=list, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Open(Work):
+    """Open the store.  `next_due` is when the first message is due."""
+
+    next_due: float = field(default=math.inf, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Close(Work):
+    """Close it; the last work of all."""
+
+
+# --- statements --------------------------------------------------------------------------------------------------
+
+
+def _inserts(table: str, columns: str) -> dict[int, str]:
+    row = "(" + ", ".join("?" * (columns.count(",") + 1)) + ")"
+    return {
+        rows: f"INSERT INTO {table} ({columns}) VALUES " + ", ".join([row] * rows)  # noqa: S608 - our own words
+        for rows in _CHUNKS
+    }
+
+
+def _deletes(table: str) -> dict[int, str]:
+    return {
+        rows: f"DELETE FROM {table} WHERE queue_id IN ({', '.join('?' * rows)})"  # noqa: S608 - our own words
+        for rows in _CHUNKS
+    }
+
+
+_INSERT_MESSAGE = _inserts("message", MESSAGE_COLUMNS)
+_INSERT_RECIPIENT = _inserts("recipient", RECIPIENT_COLUMNS)
+_INSERT_CONTENT = _inserts("content", "queue_id, octets")
+_DELETES = tuple(_deletes(table) for table in ("message", "recipient", "content"))
+
+_REPLACE_RECIPIENT = f"INSERT OR REPLACE INTO recipient ({RECIPIENT_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608
+_SELECT_MESSAGE = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE queue_id = ?"  # noqa: S608 - our own words
+_SELECT_RECIPIENTS = f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE queue_id = ? ORDER BY position"  # noqa: S608
+
+#: As spool_schema.due_at does it.
+_RECKON_DUE = """
+UPDATE message SET due_at = (
+    SELECT max(min(next_attempt_at), message.received_at) FROM recipient
+    WHERE recipient.queue_id = message.queue_id AND state = 'queued'
+) WHERE queue_id = ? RETURNING due_at
+"""
+
+
+def _in_chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
+class SpoolDatabase:
+    """Every method belongs to the spool's thread.  `report` is told what the postmaster must know, from that thread."""
+
+    def __init__(
+        self,
+        directory: str,
+        disk: IDisk,
+        horizon_seconds: float,
+        clock: Callable[[], float],
+        report: Callable[[str], None],
+        vfs: str | None = None,
+    ) -> None:
+        self._directory = directory
+        self._path = os.path.join(directory, "queue.db")
+        self._content = os.path.join(directory, "content")
+        self._disk = disk
+        self._horizon_seconds = horizon_seconds
+        self._clock = clock
+        self._report = report
+        self._vfs = vfs
+        self._connection: apsw.Connection | None = None
+        self._lock = -1
+        self._wal_frames = 0
+
+    # --- opening and closing -------------------------------------------------------------------------------------
+
+    def _open(self) -> float:
+        """Open or create; gives back when the first message is due.  Raises SpoolError."""
+        if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < SQLITE_MIN:
+            raise SpoolError(f"SQLite {apsw.sqlite_lib_version()} is too old: it can corrupt the queue")
+        try:
+            self._disk.make_directory(self._directory)
+            self._take_lock()
+            self._disk.make_directory(self._content)
+            try:
+                self._connect()
+            except _CORRUPT as error:
+                self._set_aside(str(error))
+                self._connect()
+            self._sweep()
+            return self._first_due()
+        except (OSError, apsw.Error) as error:
+            self._close()
+            raise _meaning(error) from error
+        except SpoolError:
+            self._close()
+            raise
+
+    def _take_lock(self) -> None:
+        """One process a spool: a second one would deliver everything twice.  The kernel frees it when we die."""
+        self._lock = os.open(os.path.join(self._directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpoolError(f"another process uses the spool in {self._directory}") from None
+
+    def _connect(self) -> None:
+        size = self._disk.size(self._path)
+        if size is None:
+            if self._disk.size(self._path + "-wal"):
+                self._set_aside("a write-ahead log without its database")
+            # Made here for its mode: SQLite gives the same one to the files beside it.
+            self._disk.create(self._path, 0o600).close()
+            self._disk.fsync_directory(self._directory)
+        connection = self._connection = apsw.Connection(
+            self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._vfs, statementcachesize=200
+        )
+        connection.set_busy_timeout(int(BUSY_SECONDS * 1000))
+        for setting in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "trusted_schema = OFF",
+            f"cache_size = -{CACHE_KIBIBYTES}",
+            "journal_size_limit = 67108864",
+        ):
+            connection.execute(f"PRAGMA {setting}")
+        connection.set_wal_hook(self._committed)  # in place of SQLite's own checkpoints, within commits
+        version = connection.pragma("user_version")
+        if version == 0:
+            with connection:
+                connection.execute(spool_schema.SCHEMA)
+                connection.pragma("user_version", spool_schema.VERSION)
+        elif version != spool_schema.VERSION:
+            raise SpoolError(f"{self._path} has schema version {version}; this mailhub knows {spool_schema.VERSION}")
+        # The contents, which may be large, are left out: a fault there shows when one is read.
+        for table in ("message", "recipient", "quarantine"):
+            faults = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check('{table}')")]
+            if faults != ["ok"]:
+                raise apsw.CorruptError("; ".join(faults[:3]))
+
+    def _committed(self, connection: apsw.Connection, name: str, frames: int) -> int:
+        self._wal_frames = frames
+        return apsw.SQLITE_OK
+
+    def _set_aside(self, cause: str) -> None:
+        """Give a corrupt database, and the contents that it names, new names; nothing is deleted."""
+        self._disconnect()
+        suffix = ".corrupt-" + datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%dT%H%M%S.%f")
+        for name in ("queue.db", "queue.db-wal", "queue.db-shm", "content"):
+            path = os.path.join(self._directory, name)
+            if self._disk.size(path) is not None:
+                self._disk.rename(path, path + suffix)
+        self._disk.fsync_directory(self._directory)
+        self._disk.make_directory(self._content)
+        self._report(
+            f"The queue database was corrupt ({cause}).  It is kept as {self._path}{suffix}, its large contents as"
+            f" {self._content}{suffix}, and mail goes on with an empty queue."
+        )
+
+    def _sweep(self) -> None:
+        """Remove content files that no message names: their messages were never acknowledged, or are gone."""
+        for letter in self._disk.list(self._content):
+            if letter not in ALPHABET:
+                continue  # not ours
+            folder = os.path.join(self._content, letter)
+            for name in self._disk.list(folder):
+                if self._sql("SELECT in_file FROM message WHERE queue_id = ?", (name,)).get != 1:
+                    self._disk.unlink(os.path.join(folder, name))
+
+    def _first_due(self) -> float:
+        first, last = self._sql("SELECT min(due_at), max(due_at) FROM message WHERE due_at IS NOT NULL").get
+        if first is None:
+            return math.inf
+        return -math.inf if last > self._clock() + self._horizon_seconds else float(first)
+
+    def _close(self) -> None:
+        self._disconnect()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close(True)
+
+    def _sql(self, statement: str, values: Sequence[Any] = ()) -> apsw.Cursor:
+        return self._live().execute(statement, values)
+
+    def _live(self) -> apsw.Connection:
+        if self._connection is None:
+            raise SpoolError("the spool is not open")
+        return self._connection
+
+    def path_of(self, queue_id: str) -> str:
+        """Where the content of this message is, if it has a file.  The last letter is one of 32, by chance."""
+        return os.path.join(self._content, queue_id[-1], queue_id)
+
+    # --- a batch -------------------------------------------------------------------------------------------------
+
+    def apply(self, batch: Sequence[Work]) -> None:
+        """Do all of it.  Never raises: each work bears its own error.  When it returns, the writes are on disk."""
+        writes = [work for work in batch if isinstance(work, (Insert, Remove, Amend))]
+        if writes:
+            self._write(writes)
+        for work in batch:
+            try:
+                match work:
+                    case Search():
+                        self._search(work)
+                    case Look():
+                        self._look(work)
+                    case Open():
+                        work.next_due = self._open()
+                    case Close():
+                        self._close()
+            except (OSError, apsw.Error, SpoolError) as error:
+                work.error = _meaning(error)
+
+    def tidy(self) -> None:
+        """What can wait until the batch is reported: the write-ahead log moves into the database."""
+        if self._connection is not None and self._wal_frames >= CHECKPOINT_FRAMES:
+            try:
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.Error as error:
+                self._report(f"The queue's write-ahead log could not be moved into the database: {error}")
+            self._wal_frames = 0  # look again after as many more
+
+    def _write(self, writes: Sequence[Work]) -> None:
+        try:
+            try:
+                self._transaction(writes, self._together)
+            except _BAD_WORK:
+                for work in writes:
+                    work.error = None
+                self._transaction(writes, self._one_by_one)
+        except (apsw.Error, SpoolError, OSError) as error:
+            meaning = _meaning(error)
+            for work in writes:
+                work.error = work.error or meaning
+            return
+        for work in writes:
+            if work.error is None and (
+                (isinstance(work, Remove) and work.in_file) or (isinstance(work, Amend) and work.emptied)
+            ):
+                self._unlink(work.queue_id)
+
+    def _transaction(self, writes: Sequence[Work], how: Callable[[Sequence[Work]], None]) -> None:
+        self._sql("BEGIN IMMEDIATE")
+        try:
+            how(writes)
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            self._sql("COMMIT")
+        except apsw.Error as error:
+            self._roll_back()
+            self._overwrite()
+            # Never tried again, whatever it was: after a failed fsync a second one may say yes to lost octets.
+            raise _meaning(error) from error
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            self._sql("ROLLBACK")
+
+    def _overwrite(self) -> None:
+        """After a failed commit, put a harmless one over its frames in the log: a crash must not bring them back."""
+        try:
+            self._sql(f"PRAGMA user_version = {spool_schema.VERSION}")
+        except apsw.Error as error:
+            self._report(f"The queue database cannot be written: {error}")
+
+    def _together(self, writes: Sequence[Work]) -> None:
+        messages: list[Row] = []
+        recipients: list[Row] = []
+        contents: list[Row] = []
+        removed: list[str] = []
+        for work in writes:
+            if isinstance(work, Insert):
+                messages.append(work.message)
+                recipients += work.recipients
+                if work.octets is not None:
+                    contents.append((work.envelope.queue_id, work.octets))
+            elif isinstance(work, Remove):
+                removed.append(work.queue_id)
+        for statements, rows in (
+            (_INSERT_MESSAGE, messages),
+            (_INSERT_RECIPIENT, recipients),
+            (_INSERT_CONTENT, contents),
+        ):
+            for chunk in _in_chunks(rows):
+                self._sql(statements[len(chunk)], [value for row in chunk for value in row])
+        for chunk in _in_chunks(removed):
+            for statements in _DELETES:
+                self._sql(statements[len(chunk)], chunk)
+        for work in writes:
+            if isinstance(work, Amend):
+                self._amend(work)
+
+    def _one_by_one(self, writes: Sequence[Work]) -> None:
+        for work in writes:
+            self._sql("SAVEPOINT work")
+            try:
+                self._together([work])
+            except _BAD_WORK as error:
+                self._sql("ROLLBACK TO work")
+                work.error = SpoolError(f"cannot be queued: {error}")
+                work.error.__cause__ = error
+            self._sql("RELEASE work")
+
+    def _amend(self, work: Amend) -> None:
+        queue_id = work.queue_id
+        positions: dict[str, int] = dict(
+            self._sql("SELECT address, position FROM recipient WHERE queue_id = ?", (queue_id,))
+        )
+        for recipient in work.recipients:
+            position = positions.get(str(recipient.address))
+            if position is not None:
+                self._sql(_REPLACE_RECIPIENT, spool_schema.recipient_row(queue_id, position, recipient))
+        open_recipients = self._sql(
+            "SELECT count(*) FROM recipient WHERE queue_id = ? AND state IN ('queued', 'held')", (queue_id,)
+        ).get
+        work.due = self._sql(_RECKON_DUE, (queue_id,)).get
+        if positions and not open_recipients:
+            in_file = self._sql("SELECT in_file FROM message WHERE queue_id = ?", (queue_id,)).get
+            for statements in _DELETES:
+                self._sql(statements[1], (queue_id,))
+            work.due = None
+            work.emptied = bool(in_file)
+
+    def _unlink(self, queue_id: str) -> None:
+        try:
+            self._disk.unlink(self.path_of(queue_id))
+        except OSError as error:
+            self._report(f"The content of {queue_id}, which has left the queue, cannot be removed: {error}")
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _search(self, search: Search) -> None:
+        """Oldest due first.  A time beyond the horizon was written under a clock that has been set back: due now."""
+        horizon = search.now + self._horizon_seconds
+        candidates = list(
+            self._sql(
+                "SELECT queue_id, due_at FROM message WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?",
+                (horizon, search.limit + len(search.excluded) + 1),
+            )
+        )
+        stranded = list(
+            self._sql(
+                "SELECT queue_id, ? FROM message WHERE due_at > ? ORDER BY due_at LIMIT ?",
+                (search.now, horizon, search.limit + len(search.excluded) + 1),
+            )
+        )
+        octets = 0
+        for queue_id, due in sorted(candidates + stranded, key=lambda row: row[1]):
+            if queue_id in search.excluded:
+                continue
+            if due > search.now or len(search.found) >= search.limit or octets >= CLAIM_OCTETS:
+                search.next_due = min(search.next_due, due)
+                break
+            try:
+                envelope, content = self._read(queue_id)
+            except (ValueError, TypeError) as error:
+                self._quarantine(queue_id, str(error))
+                search.next_due = search.now  # its place in this search was wasted; there may be more behind it
+                continue
+            if not due_recipients(envelope, search.now, self._horizon_seconds):
+                self._sql(_RECKON_DUE, (queue_id,)).fetchall()  # somebody has edited the recipients by hand
+                search.next_due = search.now
+                continue
+            if content.whole() is not None:
+                octets += content.size
+            search.found.append(Found(envelope, due, content))
+
+    def _read(self, queue_id: str) -> tuple[Envelope, IContent]:
+        """Raises ValueError or TypeError for what cannot be read."""
+        message: Row = self._sql(_SELECT_MESSAGE, (queue_id,)).fetchall()[0]
+        envelope = self._envelope(message)
+        if message[5]:
+            path = self.path_of(queue_id)
+            if self._disk.size(path) != envelope.size:
+                raise ValueError(f"the content file {path} is missing or has another size than {envelope.size}")
+            return envelope, FileContent(self._disk, path, envelope.size)
+        octets = self._sql("SELECT octets FROM content WHERE queue_id = ?", (queue_id,)).get
+        if not isinstance(octets, bytes) or len(octets) != envelope.size:
+            raise ValueError(f"the content is missing or has another size than {envelope.size}")
+        return envelope, MemoryContent(octets)
+
+    def _envelope(self, message: Row) -> Envelope:
+        return spool_schema.envelope_from_rows(message, list(self._sql(_SELECT_RECIPIENTS, (message[0],))))
+
+    def _look(self, look: Look) -> None:
+        rows = self._sql(
+            f"SELECT {MESSAGE_COLUMNS} FROM message"  # noqa: S608 - our own words
+            f" WHERE queue_id {'>' if look.behind else '='} ? AND queue_id NOT IN (SELECT queue_id FROM quarantine)"
+            " ORDER BY queue_id LIMIT ?",
+            (look.first, look.limit),
+        ).fetchall()
+        for row in rows:
+            try:
+                look.envelopes.append(self._envelope(row))
+            except (ValueError, TypeError) as error:
+                self._quarantine(str(row[0]), str(error))
+
+    def _quarantine(self, queue_id: str, cause: str) -> None:
+        """Leave the rows as they are, for a person to look at, and try them no more."""
+        with self._live():
+            self._sql("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (queue_id, self._clock(), cause))
+            self._sql("UPDATE message SET due_at = NULL WHERE queue_id = ?", (queue_id,))
+        self._report(f"Message {queue_id} cannot be read and is in quarantine: {cause}")
+
+
+def due_recipients(envelope: Envelope, now: float, horizon_seconds: float) -> list[Recipient]:
+    """Those to be tried at `now`."""
+    return [
+        recipient
+        for recipient in envelope.recipients
+        if recipient.state is State.QUEUED
+        and (recipient.next_attempt_at <= now or recipient.next_attempt_at > now + horizon_seconds)
+    ]
+
+
+def _meaning(error: Exception) -> SpoolError:
+    match error:
+        case SpoolError():
+            return error
+        case apsw.FullError():
+            return SpoolFull(str(error))
+        case OSError():
+            return spool_error(error)
+        case _:
+            return SpoolError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,157 @@
+"""What many tests share: a real hub in a process of its own, started as a postmaster would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+START_SECONDS_MAX = 30
+STOP_SECONDS_MAX = 30
+
+CONFIGURATION = """
+hostname = "mx.example.test"
+data = "var"
+[mta]
+listen = ["tcp:0:interface=127.0.0.1"]
+greet_delay = "0s"
+[msa]
+listen = ["tcp:0:interface=127.0.0.1"]
+listen_tls = ["tcp:0:interface=127.0.0.1"]
+[lmtp]
+listen = ["tcp:0:interface=127.0.0.1"]
+[mda]
+domains = ["example.test", "second.test"]
+[accounts]
+file = "accounts"
+aliases = "aliases"
+"""
+
+ALIASES = """
+postmaster: alice
+team: alice, bob
+away: someone@elsewhere.example
+loop: loop2
+loop2: loop
+@second.test: bob@example.test
+"""
+
+PASSWORDS = {"alice@example.test": "correct horse", "bob@example.test": "battery staple"}
+
+
+@dataclass
+class HubProcess:
+    """A hub that runs.  `ports` by role: "mta", "msa", "msa-tls", "lmtp"."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+    ports: dict[str, int] = field(default_factory=dict)
+    passwords: dict[str, str] = field(default_factory=lambda: dict(PASSWORDS))
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "mailhub.toml"
+
+    def maildir(self, address: str) -> Path:
+        local, _, domain = address.partition("@")
+        return self.directory / "var" / "mail" / domain / local / "Maildir"
+
+    def messages(self, address: str) -> list[bytes]:
+        """What lies in the inbox, oldest name first, with CRLF line ends."""
+        inbox = self.maildir(address) / "new"
+        if not inbox.is_dir():
+            return []
+        return [path.read_bytes().replace(b"\n", b"\r\n") for path in sorted(inbox.iterdir())]
+
+    def log(self) -> list[dict[str, object]]:
+        path = self.directory / "var" / "log" / "mailhub.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def command(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """`mailhub WORDS --config ...` run to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "mailhub", *words, "--config", str(self.config)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it, wait, and give back its exit status; twistd ends by the signal that it was sent."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(STOP_SECONDS_MAX)
+
+
+def start_hub(directory: Path, configuration: str | None = None, aliases: str = ALIASES) -> HubProcess:
+    """A hub in this directory; returns when it says that it is ready.  Raises RuntimeError with its output if not."""
+    config = directory / "mailhub.toml"
+    if not config.exists():
+        config.write_text(CONFIGURATION if configuration is None else configuration)
+        (directory / "aliases").write_text(aliases)
+        for login, password in PASSWORDS.items():
+            subprocess.run(
+                [sys.executable, "-m", "mailhub", "user", "add", login, "--password-stdin", "--config", str(config)],
+                input=password + "\n",
+                text=True,
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+    told = directory / "notify"
+    told.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, (directory / "output").open("wb") as output:
+        listener.bind(str(told))
+        listener.settimeout(START_SECONDS_MAX)
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", "mailhub", "--config", str(config)],
+            cwd=directory,
+            env={**os.environ, "NOTIFY_SOCKET": str(told)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        hub = HubProcess(directory, process)
+        try:
+            while b"READY=1" not in listener.recv(4096):
+                pass
+        except TimeoutError:
+            process.kill()
+            process.wait()
+            raise RuntimeError((directory / "output").read_text()) from None
+    for event in hub.log():
+        if event.get("kind") == "listening":
+            hub.ports[str(event["role"])] = int(str(event["port"]))
+    return hub
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
+    """`start(configuration=..., aliases=...)`: hubs that are ended with the test."""
+    running: list[HubProcess] = []
+
+    def begin(**options: str) -> HubProcess:
+        hub = start_hub(tmp_path, **options)
+        running.append(hub)
+        return hub
+
+    yield begin
+    for hub in running:
+        hub.stop()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """One hub for all tests of a module."""
+    running = start_hub(tmp_path_factory.mktemp("hub"))
+    yield running
+    assert running.stop() == -signal.SIGTERM, (running.directory / "output").read_text()
