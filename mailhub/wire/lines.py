@@ -7,11 +7,15 @@ searched is not searched again, and the octets are moved together only when more
 from __future__ import annotations
 
 
-class EndlessLine(Exception):
+class LineFault(Exception):
+    """What came is no line."""
+
+
+class EndlessLine(LineFault):
     """So many octets without a line end that no more should be waited for."""
 
 
-class BareLineEnd(Exception):
+class BareLineEnd(LineFault):
     """A CR or an LF stands alone.  The faulty line is taken: up to its LF."""
 
 
@@ -59,8 +63,7 @@ class LineBuffer:
     def take_line(self) -> bytes | None:
         """The next line without its CR LF, or None if there is no whole one.
 
-        Raises EndlessLine when it has more than `line_octets_max` octets, whether or not they have all come, and
-        BareLineEnd.
+        Raises EndlessLine for more than `line_octets_max` octets, whether or not their end has come, and BareLineEnd.
         """
         octets, begin = self.octets, self.offset
         newline = octets.find(b"\n", self._searched)

@@ -78,6 +78,7 @@ nasty = st.lists(
 ).map(b"".join)
 
 
+@example(b"bcdef\n", [], 0, 4)
 @given(nasty, cuts, st.sampled_from([0, 1, 2, 3, 5, 8]), st.sampled_from([1, 2, 3, 4, 8, 1000]))
 def test_the_pieces_make_no_difference(octets: bytes, cuts: list[int], size_max: int, line_max: int) -> None:
     whole = decode([octets], size_max, line_max)

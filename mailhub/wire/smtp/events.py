@@ -16,12 +16,18 @@ from mailhub.model import Address, MailParameters, RcptParameters, Reply, Revers
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The connection stands; the answer is the banner: 220, or a refusal, after which the session ends."""
+    """The connection stands; the answer is the banner: 220, or a refusal, after which the session ends.
+
+    If the client talked before it was answered, the session says 554 instead of the 220, and ends.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class HelloReceived:
-    """EHLO, HELO or LHLO.  A 250 answer gets the extension lines added by the session."""
+    """EHLO, HELO or LHLO.  The session adds the extension lines to a 250, and our name before it if need be.
+
+    An open transaction is over when the hello was accepted, not before: then comes TransactionAborted.
+    """
 
     verb: str
     name: str
@@ -29,7 +35,11 @@ class HelloReceived:
 
 @dataclass(frozen=True, slots=True)
 class StartTlsRequested:
-    """STARTTLS with nothing behind it in the buffer.  After a 220 the adapter starts TLS and calls `tls_started`."""
+    """STARTTLS with nothing behind it in the buffer.
+
+    After a 220 the adapter writes the output, starts TLS and calls `tls_started`: but only if `awaits_tls`, since
+    octets that came in the meantime turn the 220 into a 554.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,8 @@ class ContentRequested:
 
 @dataclass(frozen=True, slots=True)
 class ContentEnded:
-    """The true end of the content.  If `fault` is set the content was bad and the answer should be that reply.
+    """The true end of the content.  If `fault` is set the content was bad and the answer should be that reply; it
+    cannot be a positive one.  `octets` counts what was emitted as ContentReceived.
 
     Under LMTP it is answered with one reply per accepted recipient (RFC 2033 section 4.2).
     """

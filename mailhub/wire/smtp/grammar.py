@@ -70,7 +70,9 @@ _QUOTED_PAIR = re.compile(rb"\\(.)")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # RFC 5321 section 4.1.2: esmtp-param = esmtp-keyword ["=" esmtp-value]
-_PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\xff]+))?")
+_PARAMETER = rb" ([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\xff]+))?"
+_EACH_PARAMETER = re.compile(_PARAMETER)
+_ALL_PARAMETERS = re.compile(rb"(?:%b)+" % _PARAMETER)
 # RFC 3461 section 4: xtext = *( xchar / hexchar ), of what is printable when decoded
 _XTEXT = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(rb"\+([0-9A-F]{2})")
@@ -104,8 +106,13 @@ def _address(plain: bytes | None, quoted: bytes | None, domain: bytes | None, li
 
 def _address_of_path(match: re.Match[bytes]) -> Address:
     """The address in what _PATH matched.  Raises ValueError."""
-    address = _address(*match.groups())
-    if match.end() - match.start() > PATH_OCTETS_MAX:
+    plain, quoted, domain, literal = match.groups()
+    octets = match.end() - match.start()
+    if plain is not None and domain is not None and octets <= LABEL_OCTETS_MAX and match[0].isascii():
+        # The common case: nothing is so long, or so rare, that there is anything to check or to decode.
+        return Address(plain.decode("ascii"), domain.lower().decode("ascii"))
+    address = _address(plain, quoted, domain, literal)
+    if octets > PATH_OCTETS_MAX:
         raise ValueError(f"the path has more than {PATH_OCTETS_MAX} octets")
     return address
 
@@ -211,19 +218,14 @@ def parse_rcpt(argument: bytes, offered: Extensions, smtputf8: bool = False) -> 
         raise ProtocolFault(replies.BAD_RECIPIENT) from None
 
 
-def _parameters(text: bytes) -> dict[str, bytes | None]:
-    """Keywords in upper case and their values, from what follows a path.  Raises ProtocolFault."""
-    found: dict[str, bytes | None] = {}
-    if not text.startswith(b" "):
+def _parameters(text: bytes) -> dict[bytes, bytes]:
+    """Keywords in upper case and their values (empty: none), from what follows a path.  Raises ProtocolFault."""
+    if _ALL_PARAMETERS.fullmatch(text) is None:
         raise ProtocolFault(replies.BAD_PARAMETER)
-    for word in text[1:].split(b" "):
-        match = _PARAMETER.fullmatch(word)
-        if match is None:
-            raise ProtocolFault(replies.BAD_PARAMETER)
-        keyword = match[1].decode("ascii").upper()
-        if keyword in found:
-            raise ProtocolFault(replies.REPEATED_PARAMETER)
-        found[keyword] = match[2]
+    pairs = _EACH_PARAMETER.findall(text)
+    found = {keyword.upper(): value for keyword, value in pairs}
+    if len(found) < len(pairs):
+        raise ProtocolFault(replies.REPEATED_PARAMETER)
     return found
 
 
@@ -233,19 +235,19 @@ def _mail_parameters(text: bytes, offered: Extensions) -> MailParameters:
     values: dict[str, Any] = {}
     for keyword, value in _parameters(text).items():
         match keyword:
-            case "SIZE" if offered.size:
+            case b"SIZE" if offered.size:
                 values["size"] = parse_number(value, replies.BAD_PARAMETER)
-            case "BODY" if offered.eightbitmime:
+            case b"BODY" if offered.eightbitmime:
                 values["body"] = _body(value, offered)
-            case "SMTPUTF8" if offered.smtputf8:
+            case b"SMTPUTF8" if offered.smtputf8:
                 values["smtputf8"] = _flag(value)
-            case "RET" if offered.dsn:
+            case b"RET" if offered.dsn:
                 values["ret"] = _one_of(value, "FULL", "HDRS")  # RFC 3461 section 4.3
-            case "ENVID" if offered.dsn:
+            case b"ENVID" if offered.dsn:
                 values["envid"] = _bounded(decode_xtext(value), ENVID_MAX)  # RFC 3461 section 4.4
-            case "REQUIRETLS" if offered.requiretls:
+            case b"REQUIRETLS" if offered.requiretls:
                 values["requiretls"] = _flag(value)  # RFC 8689 section 3
-            case "AUTH" if offered.auth and not offered.auth_needs_tls:
+            case b"AUTH" if offered.auth and not offered.auth_needs_tls:
                 values["auth"] = decode_xtext(value)  # RFC 4954 section 5
             case _:
                 raise ProtocolFault(replies.UNKNOWN_PARAMETER)
@@ -258,36 +260,36 @@ def _rcpt_parameters(text: bytes, offered: Extensions, smtputf8: bool) -> RcptPa
     values: dict[str, Any] = {}
     for keyword, value in _parameters(text).items():
         match keyword:
-            case "NOTIFY" if offered.dsn:
+            case b"NOTIFY" if offered.dsn:
                 values["notify"] = _notify(value)
-            case "ORCPT" if offered.dsn:
+            case b"ORCPT" if offered.dsn:
                 values["orcpt"] = _orcpt(value, smtputf8)
             case _:
                 raise ProtocolFault(replies.UNKNOWN_PARAMETER)
     return RcptParameters(**values)
 
 
-def parse_number(value: bytes | None, otherwise: Reply) -> int:
+def parse_number(value: bytes, otherwise: Reply) -> int:
     """A decimal number of at most 20 digits.  Raises ProtocolFault with the reply `otherwise`."""
-    if value is None or not value.isdigit() or len(value) > _DIGITS_MAX:
+    if not value.isdigit() or len(value) > _DIGITS_MAX:
         raise ProtocolFault(otherwise)
     return int(value)
 
 
-def _flag(value: bytes | None) -> bool:
-    if value is not None:
+def _flag(value: bytes) -> bool:
+    if value:
         raise ProtocolFault(replies.BAD_PARAMETER)
     return True
 
 
-def _one_of(value: bytes | None, *words: str) -> str:
-    word = (value or b"").decode("latin-1").upper()
+def _one_of(value: bytes, *words: str) -> str:
+    word = value.decode("latin-1").upper()
     if word not in words:
         raise ProtocolFault(replies.BAD_PARAMETER)
     return word
 
 
-def _body(value: bytes | None, offered: Extensions) -> str:
+def _body(value: bytes, offered: Extensions) -> str:
     """RFC 6152 section 2 and RFC 3030 section 3."""
     body = _one_of(value, "7BIT", "8BITMIME", "BINARYMIME")
     if body == "BINARYMIME" and not offered.binarymime:
@@ -295,17 +297,17 @@ def _body(value: bytes | None, offered: Extensions) -> str:
     return body
 
 
-def _notify(value: bytes | None) -> frozenset[str]:
+def _notify(value: bytes) -> frozenset[str]:
     """RFC 3461 section 4.1: NEVER alone, or any of the others."""
-    words = frozenset((value or b"").decode("latin-1").upper().split(","))
+    words = frozenset(value.decode("latin-1").upper().split(","))
     if words != {"NEVER"} and not words <= _NOTIFY:
         raise ProtocolFault(replies.BAD_PARAMETER)
     return words
 
 
-def _orcpt(value: bytes | None, smtputf8: bool) -> tuple[str, str]:
+def _orcpt(value: bytes, smtputf8: bool) -> tuple[str, str]:
     """RFC 3461 section 4.2, and the type utf-8 of RFC 6533 section 3."""
-    kind, semicolon, encoded = (value or b"").partition(b";")
+    kind, semicolon, encoded = value.partition(b";")
     if not semicolon or not encoded or re.fullmatch(_ATOM, kind) is None or not kind.isascii():
         raise ProtocolFault(replies.BAD_PARAMETER)
     address_type = kind.decode("ascii").lower()
@@ -313,12 +315,12 @@ def _orcpt(value: bytes | None, smtputf8: bool) -> tuple[str, str]:
     return address_type, _bounded(address, ORCPT_MAX)
 
 
-def decode_xtext(value: bytes | None) -> str:
+def decode_xtext(value: bytes) -> str:
     """RFC 3461 section 4: what was encoded must be printable ASCII, so that nothing in it can break a line later.
 
     Raises ProtocolFault.
     """
-    if value is None or _XTEXT.fullmatch(value) is None:
+    if not value or _XTEXT.fullmatch(value) is None:
         raise ProtocolFault(replies.BAD_PARAMETER)
     text = _HEXCHAR.sub(lambda match: bytes((int(match[1], 16),)), value).decode("latin-1")
     if not (text.isascii() and text.isprintable()):

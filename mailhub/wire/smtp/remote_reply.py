@@ -86,8 +86,12 @@ def _compose(*lines: bytes) -> Reply:
     return Reply(code, first, status, tuple(_split_status(code, text)[1] for text in more))
 
 
-# Most replies of most hosts are the same few lines.  What varies, such as a queue id, passes through.
-_parse = lru_cache(maxsize=512)(_compose)
+@lru_cache(maxsize=512)
+def _parse(line: bytes) -> Reply:
+    """`_compose` for most replies of most hosts: the same few lines.  What varies, such as a queue id, passes through."""
+    code = _code(line)
+    status, text = _split_status(code, _text(line))
+    return Reply(code, text, status)
 
 
 def _code(line: bytes) -> int:

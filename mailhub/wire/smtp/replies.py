@@ -101,6 +101,8 @@ def encode(reply: Reply) -> bytes:
     """The octets of a reply (RFC 5321 section 4.2.1), with the status on each line (RFC 2034 section 4)."""
     status = "" if reply.status is None else f"{reply.status} "
     room = REPLY_LINE_OCTETS_MAX - len(f"{reply.code} {status}\r\n")
+    if not reply.more and len(reply.text) <= room and reply.text.isascii() and reply.text.isprintable():
+        return f"{reply.code} {status}{reply.text}\r\n".encode("ascii")
     lines = [line for text in (reply.text, *reply.more) for line in _fold(_printable(text), room)]
     last = len(lines) - 1
     return b"".join(

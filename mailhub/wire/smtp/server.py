@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from mailhub.model import Reply
-from mailhub.wire.lines import BareLineEnd, EndlessLine, LineBuffer
+from mailhub.wire.lines import EndlessLine, LineBuffer, LineFault
 from mailhub.wire.smtp import grammar, replies
 from mailhub.wire.smtp.content import ChunkDecoder, DotDecoder
 from mailhub.wire.smtp.events import (
@@ -137,7 +137,7 @@ class ServerSession:
 
     @property
     def authenticated(self) -> bool:
-        """Whether the client has logged in: learnt from the 235, forgotten with STARTTLS."""
+        """Whether the client has logged in: learnt from the 235."""
         return self._authenticated
 
     @property
@@ -199,7 +199,7 @@ class ServerSession:
             raise RuntimeError(f"{type(self._question).__name__} must be answered first")
         events = self._events
         while not events:
-            if not self._read():
+            if not _READERS[self._phase](self):
                 return None
         event = events.pop(0)
         if type(event) in LEADS_TO:
@@ -225,8 +225,7 @@ class ServerSession:
         self._question = None
         stood = self._phase
         self._phase = LEADS_TO[kind] if positive else REFUSED_LEADS_TO.get(kind, stood)
-        answered = _ANSWERED.get(kind)
-        output = encode(reply) if answered is None else answered(self, question, reply, stood)
+        output = _ANSWERED[kind](self, question, reply, stood)
         self._output.append(output if answer is reply else b"".join(map(encode, answer)))  # type: ignore[arg-type]
         if self._phase is Phase.OVER:
             return
@@ -394,45 +393,33 @@ class ServerSession:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def _read(self) -> bool:
-        """Read the next thing, whatever is due; False if more octets are needed for it."""
-        if self._skip_octets:
-            skipped = len(self._input.take(self._skip_octets))
-            self._skip_octets -= skipped
-            return skipped > 0
-        phase = self._phase
-        if phase in ALLOWED:
-            return self._read_command()
-        if phase is Phase.CONTENT:
-            return self._read_content()
-        if phase is Phase.CHUNK:
-            return self._read_chunk()
-        if phase is Phase.LOGIN:
-            return self._read_response()
-        return False  # BANNER, TLS, OVER
+    # Each reads the next thing that is due in its phase, and is False if more octets are needed for it.
 
-    def _take_line(self) -> bytes | None:
-        """The next command line without its line end, or None if there is no whole one.  Raises ProtocolFault."""
-        try:
-            line = self._input.take_line()
-        except EndlessLine:
-            raise ProtocolFault(replies.LINE_TOO_LONG, closes=True) from None
-        except BareLineEnd:
-            # RFC 5321 section 2.3.8: CR and LF mean the end of a line together, and nothing alone.
-            raise ProtocolFault(replies.BARE_LINE_END_IN_COMMAND) from None
-        if line is not None and len(line) + 2 > self._limits.line_octets_max:
-            if self._phase is not Phase.LOGIN and line[:5].upper() != b"AUTH ":
-                raise ProtocolFault(replies.LINE_TOO_LONG)
-            if len(line) + 2 > self._limits.auth_line_octets_max:
-                raise ProtocolFault(replies.LOGIN_LINE_TOO_LONG)
-        return line
+    def _read_nothing(self) -> bool:
+        return False
+
+    def _skip(self) -> bool:
+        skipped = len(self._input.take(self._skip_octets))
+        self._skip_octets -= skipped
+        return skipped > 0
+
+    def _check_length(self, line: bytes) -> None:
+        """A line that is longer than a command is good only in a login.  Raises ProtocolFault."""
+        if self._phase is not Phase.LOGIN and line[:5].upper() != b"AUTH ":
+            raise ProtocolFault(replies.LINE_TOO_LONG)
+        if len(line) + 2 > self._limits.auth_line_octets_max:
+            raise ProtocolFault(replies.LOGIN_LINE_TOO_LONG)
 
     def _read_command(self) -> bool:
+        if self._skip_octets:
+            return self._skip()
         verb = b""
         try:
-            line = self._take_line()
+            line = self._input.take_line()
             if line is None:
                 return False
+            if len(line) + 2 > self._limits.line_octets_max:
+                self._check_length(line)
             verb, _, argument = line.partition(b" ")
             verb = verb.upper()
             command = self._commands.get(verb)
@@ -447,6 +434,8 @@ class ServerSession:
                     self._skip_octets, _ = grammar.parse_chunk(argument)  # its octets follow all the same
                 raise ProtocolFault(self._out_of_order(verb))
             command(self, verb, argument)
+        except LineFault as fault:
+            self._refuse(verb, _protocol_fault(fault))
         except ProtocolFault as fault:
             self._refuse(verb, fault)
         return True
@@ -454,21 +443,28 @@ class ServerSession:
     def _read_response(self) -> bool:
         """The client's next word in a login (RFC 4954 section 4)."""
         try:
-            line = self._take_line()
+            line = self._input.take_line()
             if line is None:
                 return False
+            if len(line) + 2 > self._limits.line_octets_max:
+                self._check_length(line)
             if line == b"*":
                 raise ProtocolFault(replies.LOGIN_GIVEN_UP)
             self._events.append(AuthContinued(grammar.decode_base64(line)))
+        except LineFault as fault:
+            self._abort_login(_protocol_fault(fault))
         except ProtocolFault as fault:
-            self._phase = Phase.READY
-            self._events.append(AuthAborted(fault.reply))
-            self._output.append(encode(fault.reply))
-            if fault.closes:
-                self._close(fault.reply)
-            else:
-                self._count_error()
+            self._abort_login(fault)
         return True
+
+    def _abort_login(self, fault: ProtocolFault) -> None:
+        self._phase = Phase.READY
+        self._events.append(AuthAborted(fault.reply))
+        self._output.append(encode(fault.reply))
+        if fault.closes:
+            self._close(fault.reply)
+        else:
+            self._count_error()
 
     def _read_content(self) -> bool:
         pending = self._input
@@ -638,6 +634,13 @@ class ServerSession:
         raise ProtocolFault(replies.NOT_OFFERED)
 
 
+def _protocol_fault(fault: LineFault) -> ProtocolFault:
+    if isinstance(fault, EndlessLine):
+        return ProtocolFault(replies.LINE_TOO_LONG, closes=True)
+    # RFC 5321 section 2.3.8: CR and LF mean the end of a line together, and nothing alone.
+    return ProtocolFault(replies.BARE_LINE_END_IN_COMMAND)
+
+
 @lru_cache(maxsize=64)
 def _hello_reply(hostname: str, text: str, keywords: tuple[str, ...]) -> bytes:
     """RFC 5321 section 4.1.1.1: the first line begins with our name; no enhanced status (RFC 2034 section 4)."""
@@ -670,6 +673,14 @@ _COMMANDS: Mapping[bytes, _Command] = {
 }
 _SMTP_COMMANDS = {b"EHLO": ServerSession._hello, b"HELO": ServerSession._hello, **_COMMANDS}
 _LMTP_COMMANDS = {b"LHLO": ServerSession._hello, **_COMMANDS}  # RFC 2033 section 4.1
+
+_READERS: Mapping[Phase, Callable[[ServerSession], bool]] = {
+    **dict.fromkeys(ALLOWED, ServerSession._read_command),
+    Phase.CONTENT: ServerSession._read_content,
+    Phase.CHUNK: ServerSession._read_chunk,
+    Phase.LOGIN: ServerSession._read_response,
+    **dict.fromkeys((Phase.BANNER, Phase.TLS, Phase.OVER), ServerSession._read_nothing),
+}
 
 _ANSWERED: Mapping[type[Question], _Answered] = {
     Connected: ServerSession._connected_answered,

@@ -1,0 +1,822 @@
+"""The client's side of an SMTP or LMTP session, without I/O (RFC 5321; RFC 2033 for LMTP).
+
+Octets of the host go in with `receive`; the octets for it come from `take_output`, what the driver must know from
+`next_event`.  The driver writes the output first and looks at the events then:
+
+    session.receive(octets)                    or connection_lost(), timed_out()
+    write(session.take_output())
+    while (event := session.next_event()) is not None:
+        TlsWanted           begin TLS, then tls_started() or tls_failed()
+        Idle                begin(mail), or quit()
+        DowngradeWanted     begin() again with other content
+        ContentWanted       content(octets, ends)
+        TransactionEnded    the outcomes
+        Closed              close the connection
+    set the timer by session.deadline()
+
+The rules of the file:
+
+- Every reply belongs to one command: `_expected` has the commands whose replies are to come, in order.  A reply that
+  nobody waits for, or that is none, ends the session, since all that follow would be taken for something else.
+- A recipient is Delivered by a 2yz to the end of the content and by nothing else; it is Failed by a 5yz to a command of
+  this transaction, or because the host lacks what the message needs; whatever else happens is Deferred.
+- With PIPELINING a transaction is one write, or two where the host has to ask for the content (RFC 2920).
+"""
+
+from __future__ import annotations
+
+from binascii import Error as NotBase64
+from binascii import a2b_base64, b2a_base64
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from enum import IntEnum
+from typing import TypeAlias
+
+from mailhub.model import Deferred, Delivered, Failed, Outcome, Reply, reply
+from mailhub.wire.smtp import capabilities, client_commands, client_login
+from mailhub.wire.smtp.client_commands import UnsafeCommand
+from mailhub.wire.smtp.client_events import (
+    Body,
+    ClientEvent,
+    Closed,
+    ContentWanted,
+    Deadline,
+    DowngradeWanted,
+    Idle,
+    Mail,
+    Options,
+    TlsWanted,
+    TransactionEnded,
+)
+from mailhub.wire.smtp.client_login import LoginFault, Mechanism
+from mailhub.wire.smtp.remote_reply import MalformedReply, ReplyReader
+from mailhub.wire.smtp.stuffing import DotEncoder, encode_chunk, encode_whole, has_stray_line_ends
+
+#: How much content is asked for at a time.
+PIECE_OCTETS_MAX = 256 * 1024
+#: How often a host may answer one AUTH with a challenge.
+CHALLENGES_MAX = 5
+#: RFC 4954 section 4: an initial response that makes the command longer than this waits for a challenge.
+COMMAND_OCTETS_MAX = 512
+
+# What we say to ourselves when the host says nothing, or nothing that makes sense.
+LOST = reply(451, "4.4.2", "The connection to the remote host was lost")
+OUT_OF_STEP = reply(451, "4.5.0", "The remote host broke the protocol: a reply without a command")
+WRONG_REPLY = reply(451, "4.5.0", "The remote host broke the protocol: a reply that the command cannot have")
+INJECTED = reply(451, "4.7.0", "The remote host, or somebody on the way, talked behind STARTTLS in the clear")
+TLS_NOT_OFFERED = reply(451, "4.7.4", "TLS is required, but the remote host does not offer it")
+LOGIN_NEEDS_TLS = reply(451, "4.7.4", "Logging in needs TLS, but the connection has none")
+LOGIN_NOT_OFFERED = reply(451, "4.7.0", "The remote host offers no way to log in that we know")
+# What the host lacks, found out before anything was sent.
+TOO_BIG = reply(552, "5.3.4", "The message is larger than the remote host takes")
+NO_SMTPUTF8 = reply(553, "5.6.7", "The message needs SMTPUTF8, which the remote host does not offer")
+NO_REQUIRETLS = reply(550, "5.7.30", "The message needs REQUIRETLS, which the remote host does not offer under TLS")
+BAD_SENDER = reply(501, "5.1.7", "The sender address cannot be sent in a command")
+BAD_RECIPIENT = reply(501, "5.1.3", "The recipient address cannot be sent in a command")
+
+_IDLE = Idle()
+_TLS_WANTED = TlsWanted()
+_CONTENT_WANTED = ContentWanted(PIECE_OCTETS_MAX)
+
+
+class Expected(IntEnum):
+    """A command whose reply is to come."""
+
+    GREETING = 0
+    EHLO = 1
+    HELO = 2
+    STARTTLS = 3
+    AUTH = 4
+    RSET = 5
+    MAIL = 6
+    RCPT = 7
+    DATA = 8
+    CHUNK = 9  # a BDAT that is not the last
+    CONTENT = 10  # the end of the content
+    QUIT = 11
+
+
+_CONTENT = Expected.CONTENT
+_MAIL = Expected.MAIL
+_RCPT = Expected.RCPT
+
+
+class ClientSession:
+    """One session with one host.  It begins with the connection; the host speaks first."""
+
+    __slots__ = (
+        "_accepted",
+        "_answered",
+        "_awaits_tls",
+        "_by_chunks",
+        "_challenges",
+        "_content_asked",
+        "_content_refused",
+        "_encoder",
+        "_events",
+        "_expected",
+        "_idle",
+        "_input",
+        "_logged_in",
+        "_mail",
+        "_mail_line",
+        "_mail_refusal",
+        "_mechanism",
+        "_needs_reset",
+        "_options",
+        "_outcomes",
+        "_output",
+        "_over",
+        "_quits",
+        "_sends_content",
+        "_sent",
+        "_smtputf8",
+        "_step",
+        "_transactions",
+        "_trying",
+        "_under_tls",
+        "_verified",
+        "_wants_content",
+        "_window",
+        "capabilities",
+        "greeting",
+    )
+
+    def __init__(self, options: Options) -> None:
+        self.greeting: Reply | None = None  # what the host said first
+        self.capabilities = capabilities.NOTHING  # what it offers, as far as we use it
+        self._options = options
+        self._input = ReplyReader()
+        self._output: list[bytes] = []
+        self._events: deque[ClientEvent] = deque()
+        self._expected: deque[Expected] = deque((Expected.GREETING,))
+        self._step = 0
+        # The session
+        self._over = False
+        self._idle = False
+        self._quits = False
+        self._awaits_tls = False
+        self._under_tls = options.under_tls
+        self._verified = options.under_tls and options.is_verified
+        self._mechanism: Mechanism | None = None
+        self._challenges = 0
+        self._logged_in = options.credentials is None
+        self._needs_reset = False  # the host may think that a transaction is open
+        self._transactions = 0
+        # The transaction
+        self._mail: Mail | None = None
+        self._mail_line = ""  # MAIL, if it is not sent yet
+        self._mail_refusal: Outcome | None = None
+        self._smtputf8 = False
+        self._outcomes: list[Outcome | None] = []
+        self._trying: Sequence[int] = ()  # the recipients to be named, by index
+        self._sent = 0  # how many of them were named
+        self._answered = 0
+        self._accepted: list[int] = []
+        self._window = 1
+        # The content
+        self._content_asked = False  # DATA or BDAT was sent
+        self._content_refused = False  # a chunk was
+        self._by_chunks = False
+        self._sends_content = False  # its end was not sent yet
+        self._wants_content = False  # ContentWanted waits for its answer
+        self._encoder: DotEncoder | None = None
+
+    # --- what the driver may ask -------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether `begin` may be called."""
+        return self._idle
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the session has ended; Closed is, or was, its last event."""
+        return self._over
+
+    def deadline(self) -> Deadline | None:
+        """What is waited for, and how long; None while nothing is: idle or over."""
+        patience = self._options.patience
+        if self._over:
+            return None
+        if self._awaits_tls:
+            return Deadline("the TLS handshake", patience.tls_seconds, self._step)
+        if self._sends_content and (not self._by_chunks or not self._expected):
+            return Deadline("the content", patience.content_seconds, self._step)
+        if not self._expected:
+            return None
+        name, seconds = _DEADLINES[self._expected[0]]
+        return Deadline(name, getattr(patience, seconds), self._step)
+
+    # --- octets and events -------------------------------------------------------------------------------------
+
+    def receive(self, octets: bytes) -> None:
+        """Take what the host sent, and understand it."""
+        if self._over or not octets:
+            return
+        if self._awaits_tls:
+            self._lose(INJECTED)
+            return
+        replies = self._input
+        replies.add(octets)
+        try:
+            while (said := replies.next_reply()) is not None:
+                self._step += 1
+                self._understand(said)
+                if self._over:
+                    return
+        except MalformedReply as fault:
+            self._lose(fault.reply)
+
+    def take_output(self) -> bytes:
+        """The octets to send to the host, once; empty if there are none."""
+        output = self._output
+        if not output:
+            return b""
+        self._output = []
+        return output[0] if len(output) == 1 else b"".join(output)
+
+    def next_event(self) -> ClientEvent | None:
+        """What the driver should know or do next; None when the host has to speak first."""
+        return self._events.popleft() if self._events else None
+
+    # --- what the driver does ----------------------------------------------------------------------------------
+
+    def tls_started(self, verified: bool = False) -> None:
+        """TLS was begun.  What the host said before is forgotten (RFC 3207 section 4.2).
+
+        Raises RuntimeError if TLS was not wanted.
+        """
+        self._take_tls_turn()
+        self._under_tls = True
+        self._verified = verified
+        self._say_hello()
+
+    def tls_failed(self, why: str) -> None:
+        """The handshake failed, or the certificate is not good enough.  `why` is for people, and for the queue.
+
+        Raises RuntimeError if TLS was not wanted.
+        """
+        self._take_tls_turn()
+        shown = "".join(character if character.isprintable() else "?" for character in why)
+        self._lose(reply(451, "4.7.5", f"TLS with the remote host failed: {shown}"), tls_failed=True)
+
+    def begin(self, mail: Mail) -> None:
+        """Begin this transaction.  It ends with TransactionEnded, or at once with DowngradeWanted.
+
+        Raises RuntimeError unless the session is idle, and ValueError without a recipient.
+        """
+        if not self._idle:
+            raise RuntimeError("the session is not idle")
+        if not mail.recipients:
+            raise ValueError("a transaction has a recipient")
+        self._mail = mail
+        self._idle = False
+        self._mail_refusal = None
+        self._outcomes = [None] * len(mail.recipients)
+        self._accepted = []
+        self._sent = self._answered = 0
+        self._content_asked = self._content_refused = self._by_chunks = self._sends_content = False
+        refusal = self._prepare(mail)
+        if refusal is not None:
+            self._settle(range(len(self._outcomes)), _refused(refusal, "not offered by the host"))
+        if not self._trying or refusal is not None:
+            self._end_transaction()
+            return
+        to = self._downgrade(mail)
+        if to is not None:
+            self._mail = None
+            self._idle = True
+            self._events.append(DowngradeWanted(to))
+            return
+        if self._needs_reset:
+            self._needs_reset = False
+            self._send(b"RSET\r\n", Expected.RSET)
+        self._go_on()
+
+    def content(self, octets: bytes, ends: bool = False) -> None:
+        """Answer ContentWanted with the next octets of the content; `ends` says that they are the last.
+
+        Does nothing when the transaction has ended meanwhile.  Raises RuntimeError when no content was wanted.
+        """
+        if self._over or not self._sends_content:
+            return
+        if not self._wants_content:
+            raise RuntimeError("no content was wanted")
+        self._wants_content = False
+        self._step += 1
+        if ends:
+            self._sends_content = False
+        if self._by_chunks:
+            self._send(encode_chunk(octets, ends), Expected.CONTENT if ends else Expected.CHUNK)
+        else:
+            encoder = self._encoder
+            assert encoder is not None
+            self._output.append(encoder.encode(octets))
+            if ends:
+                self._output.append(encoder.finish())
+        self._want_content()
+
+    def abandon(self, reason: Reply) -> None:
+        """The content cannot be had to its end: close, so that the host throws away what it has of it."""
+        if not self._over:
+            self._lose(reason)
+
+    def quit(self) -> None:
+        """Say goodbye: now if the session is idle, otherwise after the transaction."""
+        self._quits = True
+        if self._idle:
+            self._say_quit()
+
+    def timed_out(self) -> None:
+        """The host missed the deadline.  Nothing happens if there is none (any more)."""
+        missed = self.deadline()
+        if missed is not None:
+            words = f"The remote host did not get on with {missed.name} within {missed.seconds:g} seconds"
+            self._lose(reply(451, "4.4.2", words))
+
+    def connection_lost(self) -> None:
+        """The connection is gone, whoever ended it."""
+        if not self._over:
+            self._lose(LOST)
+            self._output.clear()
+
+    # --- replies -----------------------------------------------------------------------------------------------
+
+    def _understand(self, said: Reply) -> None:
+        if not self._expected:
+            self._lose(said if said.code == 421 else OUT_OF_STEP)
+            return
+        expected = self._expected[0]
+        # RFC 5321 section 3.8: a 421 may answer anything, and ends the session.
+        if said.code == 421 and expected is not Expected.QUIT:
+            self._lose(said)
+            return
+        _ANSWERED[expected](self, said)
+
+    def _greeted(self, said: Reply) -> None:
+        self.greeting = said
+        self._expected.popleft()
+        if said.code != 220:
+            self._refuse_session(WRONG_REPLY if said.is_positive else said)
+        elif not self._input.is_empty:
+            self._lose(OUT_OF_STEP)
+        else:
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        verb = "LHLO" if self._options.lmtp else "EHLO"
+        self._send(f"{verb} {self._options.hello_name}\r\n".encode("ascii"), Expected.EHLO)
+
+    def _hello_answered(self, said: Reply) -> None:
+        expected = self._expected.popleft()
+        options = self._options
+        if said.code == 250:
+            offered = capabilities.parse(said) if expected is Expected.EHLO else capabilities.NOTHING
+            self.capabilities = replace(
+                offered,
+                pipelining=offered.pipelining and options.pipelining,
+                chunking=offered.chunking and options.chunking,
+            )
+            self._window = options.recipients_in_flight_max if self.capabilities.pipelining else 1
+            self._secure()
+        elif said.is_permanent and expected is Expected.EHLO and not options.lmtp:
+            # RFC 5321 section 3.2: a host that does not know EHLO is greeted as in old times.
+            self._send(f"HELO {options.hello_name}\r\n".encode("ascii"), Expected.HELO)
+        else:
+            self._refuse_session(WRONG_REPLY if said.is_positive else said)
+
+    def _secure(self) -> None:
+        """After hello: TLS if there should be some, then a login if there should be one."""
+        policy = self._options.tls
+        if self._under_tls or policy == "none":
+            self._log_in()
+        elif self.capabilities.starttls:
+            self._send(b"STARTTLS\r\n", Expected.STARTTLS)
+        elif policy == "may":
+            self._log_in()
+        else:
+            self._refuse_session(TLS_NOT_OFFERED)
+
+    def _starttls_answered(self, said: Reply) -> None:
+        self._expected.popleft()
+        if said.code == 220:
+            if not self._input.is_empty:
+                self._lose(INJECTED)  # RFC 3207 section 6: what came in the clear is never taken for what is under TLS
+                return
+            self._awaits_tls = True
+            self._events.append(_TLS_WANTED)
+        elif said.is_positive:
+            self._lose(WRONG_REPLY)
+        elif self._options.tls == "may":
+            self._log_in()
+        else:
+            self._refuse_session(said)
+
+    def _take_tls_turn(self) -> None:
+        if not self._awaits_tls and not self._over:
+            raise RuntimeError("no TLS was wanted")
+        self._awaits_tls = False
+
+    def _log_in(self) -> None:
+        credentials = self._options.credentials
+        if credentials is None or self._logged_in:
+            self._rest()
+            return
+        if not (self._under_tls or self._options.login_in_clear):
+            self._refuse_session(LOGIN_NEEDS_TLS)
+            return
+        try:
+            mechanism = client_login.choose(credentials, self.capabilities.auth)
+        except LoginFault as fault:
+            self._refuse_session(reply(451, "4.7.0", str(fault)))
+            return
+        if mechanism is None:
+            self._refuse_session(LOGIN_NOT_OFFERED)
+            return
+        self._mechanism = mechanism
+        command = b"AUTH " + mechanism.name.encode("ascii")
+        if mechanism.initial is not None:
+            # RFC 4954 section 4: an empty initial response is written as "=".
+            longer = command + b" " + (b2a_base64(mechanism.initial, newline=False) or b"=")
+            if len(longer) + 2 <= COMMAND_OCTETS_MAX:
+                command = longer
+                mechanism.initial = None
+        self._send(command + b"\r\n", Expected.AUTH)
+
+    def _auth_answered(self, said: Reply) -> None:
+        mechanism = self._mechanism
+        assert mechanism is not None
+        self._expected.popleft()
+        try:
+            if said.code == 235:
+                mechanism.accepted()
+                self._mechanism = None
+                self._logged_in = True
+                self._rest()
+            elif said.code == 334:
+                self._challenges += 1
+                if self._challenges > CHALLENGES_MAX:
+                    raise LoginFault("the host never stops asking")
+                if mechanism.initial is not None:
+                    response, mechanism.initial = mechanism.initial, None
+                else:
+                    response = mechanism.respond(a2b_base64(said.text.encode(), strict_mode=True))
+                self._send(b2a_base64(response, newline=False) + b"\r\n", Expected.AUTH)
+            elif said.is_positive:
+                self._lose(WRONG_REPLY)
+            else:
+                self._refuse_session(said)
+        except NotBase64:
+            self._lose(WRONG_REPLY)
+        except LoginFault as fault:
+            self._lose(reply(451, "4.7.0", f"The login failed: {fault}"))
+
+    def _reset(self, said: Reply) -> None:
+        self._expected.popleft()
+        if said.code < 300:
+            self._go_on()
+        else:
+            self._lose(WRONG_REPLY if said.is_positive else said)
+
+    def _quit_answered(self, said: Reply) -> None:
+        self._lose(LOST)
+
+    # --- the transaction ---------------------------------------------------------------------------------------
+
+    def _prepare(self, mail: Mail) -> Reply | None:
+        """See what the host can take of it.  A reply refuses it for all recipients."""
+        offered = self.capabilities
+        recipients = mail.recipients
+        self._trying = range(len(recipients))
+        if offered.size_max and mail.size > offered.size_max:
+            return TOO_BIG  # RFC 1870 section 6.1
+        # RFC 8689 section 4.2.1: nobody else may read it on the way, and the next host has to see to that in its turn.
+        if mail.parameters.requiretls and not (offered.requiretls and self._verified):
+            return NO_REQUIRETLS
+        sender = mail.reverse_path
+        needs_utf8 = mail.utf8_header or not (sender is None or sender.local.isascii())
+        foreign = [index for index, recipient in enumerate(recipients) if not recipient.address.local.isascii()]
+        self._smtputf8 = offered.smtputf8 and (needs_utf8 or bool(foreign) or mail.parameters.smtputf8)
+        if not offered.smtputf8:
+            if needs_utf8:
+                return NO_SMTPUTF8
+            if foreign:
+                # RFC 6531 section 3.2: the others can have it all the same.
+                self._settle(foreign, _refused(NO_SMTPUTF8, "not offered by the host"))
+                self._trying = [index for index in self._trying if self._outcomes[index] is None]
+        if offered.domains_max:
+            self._trying = _of_few_domains(mail, self._trying, offered.domains_max)
+        if offered.recipients_max:
+            self._trying = self._trying[: offered.recipients_max]
+        try:
+            self._mail_line = client_commands.mail(mail, offered, self._smtputf8)
+        except UnsafeCommand:
+            return BAD_SENDER
+        return None
+
+    def _downgrade(self, mail: Mail) -> Body | None:
+        """What the content must be made into for this host; None if it can go as it is."""
+        offered = self.capabilities
+        if mail.body == "BINARYMIME" and not (offered.binarymime and offered.chunking and not self._options.lmtp):
+            return "8BITMIME" if offered.eightbitmime else "7BIT"
+        if mail.body == "8BITMIME" and not offered.eightbitmime:
+            return "7BIT"
+        return None
+
+    def _go_on(self) -> None:
+        """Send all of the transaction that may be sent now: as one write."""
+        mail = self._mail
+        assert mail is not None
+        offered, expected = self.capabilities, self._expected
+        if expected and not offered.pipelining:
+            return
+        lines = ""
+        if self._mail_line:
+            lines, self._mail_line = self._mail_line, ""
+            expected.append(_MAIL)
+            if not offered.pipelining:
+                self._output.append(lines.encode())
+                return
+        in_flight = self._sent - self._answered
+        if in_flight * 2 <= self._window:  # do not follow each reply with a write of one command
+            trying = self._trying
+            while self._sent < len(trying) and in_flight < self._window:
+                index = trying[self._sent]
+                self._sent += 1
+                try:
+                    lines += client_commands.rcpt(mail.recipients[index], offered, self._smtputf8)
+                except UnsafeCommand:
+                    self._outcomes[index] = Failed(BAD_RECIPIENT)
+                    self._trying = trying = [other for other in trying if other != index]
+                    self._sent -= 1
+                    continue
+                expected.append(_RCPT)
+                in_flight += 1
+        if lines:
+            self._output.append(lines.encode())
+        if self._sent == len(self._trying) and not self._content_asked:
+            self._ask_for_content(mail)
+
+    def _ask_for_content(self, mail: Mail) -> None:
+        """All recipients were named: DATA or BDAT, unless it is known already that nobody would get it."""
+        in_flight = self._sent - self._answered
+        if in_flight and not self.capabilities.pipelining:
+            return
+        if (not in_flight and not self._accepted) or self._mail_refusal is not None:
+            self._end_if_answered()
+            return
+        self._content_asked = True
+        content = mail.content
+        if mail.body == "BINARYMIME":
+            self._by_chunks = True
+        elif content is not None and not self._options.lmtp and len(content) <= PIECE_OCTETS_MAX:
+            # RFC 2033 knows no BDAT: whether one reply comes or one per recipient could not be told apart.
+            self._by_chunks = self.capabilities.chunking and not has_stray_line_ends(content)
+        if not self._by_chunks:
+            self._send(b"DATA\r\n", Expected.DATA)
+        elif content is not None:
+            self._send(encode_chunk(content, True), _CONTENT)
+        else:
+            self._sends_content = True
+            self._want_content()
+
+    def _mail_answered(self, said: Reply) -> None:
+        self._expected.popleft()
+        if said.is_positive:
+            if said.code >= 300:
+                self._lose(WRONG_REPLY)
+                return
+            self._needs_reset = True
+            self._go_on()
+            return
+        self._mail_refusal = _refused(said, "MAIL")
+        self._settle(self._trying, self._mail_refusal)
+        self._name_no_more()
+        self._end_if_answered()
+
+    def _rcpt_answered(self, said: Reply) -> None:
+        self._expected.popleft()
+        index = self._trying[self._answered]
+        self._answered += 1
+        if 200 <= said.code < 300:
+            self._accepted.append(index)
+        elif said.is_positive:
+            self._lose(WRONG_REPLY)
+            return
+        elif self._mail_refusal is None:
+            if self._accepted and _is_too_many(said):
+                # RFC 5321 section 4.5.3.1.10: the others are for another transaction, and no fault was theirs.
+                self._name_no_more()
+            else:
+                self._outcomes[index] = _refused(said, "RCPT")
+        if self._content_asked:
+            return
+        if self._mail_refusal is None:
+            self._go_on()
+        else:
+            self._end_if_answered()
+
+    def _name_no_more(self) -> None:
+        self._trying = self._trying[: self._sent]
+
+    def _end_if_answered(self) -> None:
+        if not self._expected:
+            self._end_transaction()
+
+    # --- the content -------------------------------------------------------------------------------------------
+
+    def _data_answered(self, said: Reply) -> None:
+        self._expected.popleft()
+        if not said.is_positive:
+            self._settle(self._accepted, _refused(said, "DATA"))
+            self._end_transaction()
+            return
+        if said.code < 300:
+            self._lose(WRONG_REPLY)
+            return
+        mail = self._mail
+        assert mail is not None
+        if not self._accepted:
+            if self._options.lmtp:
+                self._lose(WRONG_REPLY)  # RFC 2033 section 4.2: it would be followed by a reply for nobody
+                return
+            # RFC 2920 section 3.1: it was asked for too early, and is given nothing.
+            self._send(b".\r\n", _CONTENT)
+        elif self._mail_refusal is not None:
+            self._lose(WRONG_REPLY)  # only so is nothing delivered that was refused
+        elif mail.content is not None:
+            self._send(encode_whole(mail.content), _CONTENT)
+        else:
+            self._encoder = DotEncoder()
+            self._expected.append(_CONTENT)
+            self._sends_content = True
+            self._want_content()
+
+    def _want_content(self) -> None:
+        """Ask for more of it, unless enough is on the way."""
+        if self._sends_content and not self._wants_content:
+            in_flight_max = self._options.chunks_in_flight_max if self.capabilities.pipelining else 1
+            if not self._by_chunks or len(self._expected) < in_flight_max:
+                self._wants_content = True
+                self._events.append(_CONTENT_WANTED)
+
+    def _chunk_answered(self, said: Reply) -> None:
+        self._expected.popleft()
+        if not said.is_positive and not self._content_refused:
+            # RFC 3030 section 2: what follows a refused chunk cannot be made whole; the host wants a RSET.
+            self._refuse_chunks(said)
+        elif said.code >= 300 and said.is_positive:
+            self._lose(WRONG_REPLY)
+            return
+        if self._content_refused:
+            self._end_if_answered()
+        else:
+            self._want_content()
+
+    def _refuse_chunks(self, said: Reply) -> None:
+        self._content_refused = True
+        self._sends_content = self._wants_content = False
+        self._settle(self._accepted, _refused(said, "BDAT"))
+
+    def _content_answered(self, said: Reply) -> None:
+        if 300 <= said.code < 400 or (self._sends_content and said.is_positive):
+            self._lose(WRONG_REPLY)
+            return
+        if self._sends_content:
+            # The host has heard enough.  What was sent of the content has no end, and so it cannot be kept.
+            self._settle(self._accepted, _refused(said, "content"))
+            self._lose(said)
+            return
+        outcome = _outcome(said, "BDAT" if self._by_chunks else "end of DATA")
+        if self._options.lmtp:
+            # RFC 2033 section 4.2: one reply for each recipient that was accepted, in their order.
+            self._outcomes[self._accepted.pop(0)] = outcome
+            if self._accepted:
+                return
+        elif not self._content_refused and (self._mail_refusal is None or said.is_positive):
+            self._settle(self._accepted, outcome)
+        self._expected.popleft()
+        self._needs_reset = self._by_chunks and not said.is_positive
+        self._end_transaction()
+
+    # --- ends --------------------------------------------------------------------------------------------------
+
+    def _settle(self, indexes: Sequence[int], outcome: Outcome) -> None:
+        outcomes = self._outcomes
+        for index in indexes:
+            outcomes[index] = outcome
+
+    def _end_transaction(self, in_doubt: bool = False) -> None:
+        self._mail = None
+        self._mail_line = ""
+        self._encoder = None
+        self._sends_content = self._wants_content = False
+        self._transactions += self._sent > 0
+        self._events.append(TransactionEnded(tuple(self._outcomes), in_doubt))
+        if not self._over:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is under way: be idle, or go."""
+        self._idle = True
+        limit = self.capabilities.transactions_max
+        if self._quits or (limit and self._transactions >= limit):
+            self._say_quit()
+        else:
+            self._events.append(_IDLE)
+
+    def _say_quit(self) -> None:
+        self._idle = False
+        self._send(b"QUIT\r\n", Expected.QUIT)
+
+    def _refuse_session(self, why: Reply) -> None:
+        """Nothing can be done here: say goodbye, and do not wait for an answer."""
+        self._output.append(b"QUIT\r\n")
+        self._lose(why)
+
+    def _lose(self, why: Reply, tls_failed: bool = False) -> None:
+        """The session is over.  Recipients of whom nothing is known yet are for another attempt."""
+        self._over = True
+        self._idle = False
+        we_quit = bool(self._expected) and self._expected[0] is Expected.QUIT
+        if self._mail is not None:
+            # What is pipelined may have been taken, to its end, though not one reply to it has come.
+            in_doubt = (
+                why.code != 421
+                and _CONTENT in self._expected
+                and not self._sends_content
+                and None in [self._outcomes[index] for index in self._trying]
+            )
+            deferred = Deferred(why)
+            self._outcomes = [deferred if outcome is None else outcome for outcome in self._outcomes]
+            self._end_transaction(in_doubt)
+        self._expected.clear()
+        self._events.append(Closed(None if we_quit else why, tls_failed))
+
+    def _send(self, octets: bytes, expected: Expected) -> None:
+        self._output.append(octets)
+        self._expected.append(expected)
+
+
+def _outcome(said: Reply, detail: str) -> Outcome:
+    return Delivered(said, detail) if said.is_positive else _refused(said, detail)
+
+
+def _refused(said: Reply, detail: str) -> Outcome:
+    return Failed(said, detail) if said.is_permanent else Deferred(said, detail)
+
+
+def _is_too_many(said: Reply) -> bool:
+    """Whether a host that took some recipients wants the rest later (RFC 5321 section 4.5.3.1.10; 552 is of old)."""
+    if said.code not in (452, 552) or said.status is None:
+        return False
+    return said.status[1:] in ((5, 3), (0, 0))
+
+
+def _of_few_domains(mail: Mail, trying: Sequence[int], domains_max: int) -> list[int]:
+    """Those of the first `domains_max` domains."""
+    domains: set[str] = set()
+    chosen = []
+    for index in trying:
+        domain = mail.recipients[index].address.domain
+        if domain in domains or len(domains) < domains_max:
+            domains.add(domain)
+            chosen.append(index)
+    return chosen
+
+
+_Answered: TypeAlias = Callable[[ClientSession, Reply], None]
+
+#: Who understands the reply, by Expected.
+_ANSWERED: tuple[_Answered, ...] = (
+    ClientSession._greeted,
+    ClientSession._hello_answered,
+    ClientSession._hello_answered,
+    ClientSession._starttls_answered,
+    ClientSession._auth_answered,
+    ClientSession._reset,
+    ClientSession._mail_answered,
+    ClientSession._rcpt_answered,
+    ClientSession._data_answered,
+    ClientSession._chunk_answered,
+    ClientSession._content_answered,
+    ClientSession._quit_answered,
+)
+
+#: What it is called when it does not come, and how long it may take (RFC 5321 section 4.5.3.2), by Expected.
+_DEADLINES: tuple[tuple[str, str], ...] = (
+    ("the greeting", "greeting_seconds"),
+    ("EHLO", "hello_seconds"),
+    ("HELO", "hello_seconds"),
+    ("STARTTLS", "hello_seconds"),
+    ("AUTH", "login_seconds"),
+    ("RSET", "mail_seconds"),
+    ("MAIL", "mail_seconds"),
+    ("RCPT", "rcpt_seconds"),
+    ("DATA", "data_seconds"),
+    ("BDAT", "final_seconds"),
+    ("the end of the content", "final_seconds"),
+    ("QUIT", "quit_seconds"),
+)
