@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
+STARTED = b'"kind":"started"'
 
 CONFIGURATION = """
 hostname = "mx.example.test"
@@ -109,6 +111,8 @@ def start_hub(directory: Path, configuration: str | None = None, aliases: str = 
             )
     told = directory / "notify"
     told.unlink(missing_ok=True)
+    history = directory / "var" / "log" / "mailhub.jsonl"
+    starts = history.read_bytes().count(STARTED) if history.exists() else 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, (directory / "output").open("wb") as output:
         listener.bind(str(told))
         listener.settimeout(START_SECONDS_MAX)
@@ -128,6 +132,11 @@ def start_hub(directory: Path, configuration: str | None = None, aliases: str = 
             process.kill()
             process.wait()
             raise RuntimeError((directory / "output").read_text()) from None
+    # The history is written by a thread, which READY may overtake.
+    ends_at = time.monotonic() + START_SECONDS_MAX
+    while not history.exists() or history.read_bytes().count(STARTED) <= starts:
+        assert time.monotonic() < ends_at, (directory / "output").read_text()
+        time.sleep(0.01)
     for event in hub.log():
         if event.get("kind") == "listening":
             hub.ports[str(event["role"])] = int(str(event["port"]))

@@ -5,7 +5,7 @@ from mailhub.model.address import Address, ReversePath, path
 from mailhub.model.envelope import Envelope, Recipient, State
 from mailhub.model.outcome import Deferred, Delivered, Failed, Outcome
 from mailhub.model.reply import EnhancedStatus, Reply, reply
-from mailhub.model.route import Host, Lmtp, Local, Nowhere, Route, Smtp
+from mailhub.model.route import Credentials, Host, Lmtp, Local, Nowhere, Pace, Route, Smtp
 from mailhub.model.session import Hello, Identity, Peer, Session, Tls
 from mailhub.model.transaction import (
     NO_MAIL_PARAMETERS,
@@ -22,6 +22,7 @@ __all__ = [
     "Account",
     "Address",
     "Alias",
+    "Credentials",
     "Deferred",
     "Delivered",
     "EnhancedStatus",
@@ -37,6 +38,7 @@ __all__ = [
     "Mailbox",
     "Nowhere",
     "Outcome",
+    "Pace",
     "Peer",
     "RcptParameters",
     "Recipient",

@@ -64,6 +64,17 @@ Tell: TypeAlias = Callable[[Envelope, Sequence[Recipient]], Awaitable[None]]
 Pairs: TypeAlias = Sequence[tuple[Recipient, Route]]
 
 
+class _Message:
+    """One message that is carried: its claim, and the recipients that are not final yet."""
+
+    __slots__ = ("claim", "envelope", "unfinished")
+
+    def __init__(self, claim: IClaim) -> None:
+        self.claim = claim
+        self.envelope: Envelope = claim.envelope
+        self.unfinished = {one.address for one in self.envelope.recipients if not one.state.is_final}
+
+
 async def tell_nobody(envelope: Envelope, recipients: Sequence[Recipient]) -> None:
     """A Tell for a hub without notifications."""
 
@@ -231,16 +242,17 @@ class Runner:
 
     async def _carry(self, claim: IClaim) -> None:
         """Every recipient of the claim to its outcome; destinations do not wait for each other."""
+        message = _Message(claim)
         groups: dict[tuple[type[Route], Hashable], list[tuple[Recipient, Route]]] = {}
         for recipient in claim.recipients:
-            route = await self._route(claim.envelope, recipient)
+            route = await self._route(message.envelope, recipient)
             groups.setdefault((type(route), _company(route)), []).append((recipient, route))
         if len(groups) == 1:
             for pairs in groups.values():
-                await self._attempt(claim, pairs)
+                await self._attempt(message, pairs)
         else:
             attempts: list[defer.Deferred[object]] = [
-                defer.Deferred.fromCoroutine(self._attempt(claim, pairs)) for pairs in groups.values()
+                defer.Deferred.fromCoroutine(self._attempt(message, pairs)) for pairs in groups.values()
             ]
             results: Sequence[tuple[bool, object]] = await defer.DeferredList(attempts, consumeErrors=True)
             for _, result in results:
@@ -256,29 +268,29 @@ class Runner:
             self._log.failure("{queue_id} cannot be routed", queue_id=envelope.queue_id, recipient=recipient.address)
             return Nowhere(INTERNAL_FAULT)
 
-    async def _attempt(self, claim: IClaim, pairs: Pairs) -> None:
+    async def _attempt(self, message: _Message, pairs: Pairs) -> None:
         """One attempt for recipients that travel together."""
         route = pairs[0][1]
         if isinstance(route, Nowhere):
             # Each has a reply of its own.
-            await self._settle(claim, pairs, {recipient.address: _nowhere(there) for recipient, there in pairs})
+            await self._settle(message, pairs, {recipient.address: _nowhere(there) for recipient, there in pairs})
             return
         destination = _destination(route)
         if destination is not None and not self._limits.enter(destination):
             turn = self._limits.wait(destination)
             if turn is None:
-                await self._put_back(claim, pairs)
+                await self._put_back(message, pairs)
                 return
             await turn
         try:
-            outcomes = await self._deliver(claim, pairs)
+            outcomes = await self._deliver(message, pairs)
         finally:
             if destination is not None:
                 self._limits.leave(destination)
-        await self._settle(claim, pairs, outcomes)
+        await self._settle(message, pairs, outcomes)
 
-    async def _deliver(self, claim: IClaim, pairs: Pairs) -> Mapping[Address, Outcome]:
-        envelope = claim.envelope
+    async def _deliver(self, message: _Message, pairs: Pairs) -> Mapping[Address, Outcome]:
+        envelope = message.envelope
         route = pairs[0][1]
         self._history.record(
             "attempted",
@@ -291,23 +303,23 @@ class Runner:
         if deliverer is None:
             return {recipient.address: Deferred(NO_DELIVERER) for recipient, _ in pairs}
         try:
-            return await deliverer.deliver(envelope, pairs, claim.content)
+            return await deliverer.deliver(envelope, pairs, message.claim.content)
         except defer.CancelledError:
             raise
         except Exception:
             self._log.failure("{queue_id}: delivery failed by a bug", queue_id=envelope.queue_id, route=_told(route))
             return {}
 
-    async def _put_back(self, claim: IClaim, pairs: Pairs) -> None:
+    async def _put_back(self, message: _Message, pairs: Pairs) -> None:
         """No room at the destination, and too many wait already: no attempt, and nothing to tell."""
         at = self._clock.seconds() + CROWDED_SECONDS * self._chance.uniform(0.5, 1.5)
-        await self._record(claim, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
+        await self._record(message, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
 
     # --- outcomes ------------------------------------------------------------------------------------------------
 
-    async def _settle(self, claim: IClaim, pairs: Pairs, outcomes: Mapping[Address, Outcome]) -> None:
+    async def _settle(self, message: _Message, pairs: Pairs, outcomes: Mapping[Address, Outcome]) -> None:
         """Tell first, then record: a notification is durable before its cause leaves the queue."""
-        envelope = claim.envelope
+        envelope = message.envelope
         now = self._clock.seconds()
         after: list[Recipient] = []
         to_tell: list[Recipient] = []
@@ -329,7 +341,7 @@ class Runner:
             )
         if to_tell and not await self._told(envelope, to_tell):
             after = [self._untold(before, changed, now) for (before, _), changed in zip(pairs, after, strict=True)]
-        if await self._record(claim, after) and self._observers:
+        if await self._record(message, after) and self._observers:
             self._observe(envelope, pairs, after, outcomes)
 
     def _after(self, envelope: Envelope, recipient: Recipient, outcome: Outcome, now: float) -> Recipient:
@@ -370,9 +382,9 @@ class Runner:
             return changed.changed(state=State.QUEUED, next_attempt_at=at)
         return changed.changed(delay_told=before.delay_told)
 
-    async def _record(self, claim: IClaim, recipients: Sequence[Recipient]) -> bool:
+    async def _record(self, message: _Message, recipients: Sequence[Recipient]) -> bool:
         """Durably; tried until it succeeds, since the outcome is a fact.  False if the runner was stopped before."""
-        envelope = claim.envelope
+        envelope = message.envelope
         while True:
             try:
                 await self._spool.record(envelope.queue_id, recipients)
@@ -383,6 +395,9 @@ class Runner:
             if not self._running:
                 return False
             await self._pause(SPOOL_RETRY_SECONDS)
+        message.unfinished.difference_update([one.address for one in recipients if one.state.is_final])
+        if not message.unfinished:
+            self._history.record("removed", session_id=envelope.session_id, queue_id=envelope.queue_id)
         return True
 
     def _pause(self, seconds: float) -> defer.Deferred[None]:

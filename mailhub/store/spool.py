@@ -287,7 +287,10 @@ class SqliteSpool:
             raise SpoolError(f"the envelope of {envelope.queue_id} is not that of the draft {queue_id}")
         recipients = envelope.recipients
         if len(recipients) > 1:
-            recipients = tuple({recipient.address: recipient for recipient in reversed(recipients)}.values())[::-1]
+            first: dict[Address, Recipient] = {}
+            for recipient in recipients:
+                first.setdefault(recipient.address, recipient)
+            recipients = tuple(first.values())
         if envelope.size != arriving.size or len(recipients) != len(envelope.recipients):
             envelope = replace(envelope, size=arriving.size, recipients=recipients)
         due = spool_schema.due_at(envelope)
@@ -462,7 +465,7 @@ class SqliteSpool:
         """What was reserved for somebody who has ceased to wait is free again."""
         for claim in self._reserved.pop(search, ()):
             del self._claimed[claim.envelope.queue_id]
-            self._note_due(spool_schema.due_at(claim.envelope))
+            self._news = self._note_due(spool_schema.due_at(claim.envelope)) or self._news
 
     def _note_due(self, due: float | None) -> bool:
         if due is None:

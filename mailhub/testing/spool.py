@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, SpoolError
-from mailhub.model import Envelope, Recipient, State
+from mailhub.model import Address, Envelope, Recipient, State
 from mailhub.store.queue_id import QueueIds
 from mailhub.store.spool_content import MemoryContent
 
@@ -102,10 +102,12 @@ class MemorySpool:
             raise self.fault
         if not self._open or envelope.queue_id != queue_id:
             raise SpoolError(f"{queue_id} cannot be queued")
-        recipients = {recipient.address: recipient for recipient in reversed(envelope.recipients)}
+        recipients: dict[Address, Recipient] = {}
+        for recipient in envelope.recipients:
+            recipients.setdefault(recipient.address, recipient)
         if all(recipient.state.is_final for recipient in recipients.values()):
             raise SpoolError(f"{queue_id} has nobody to go to")
-        kept = replace(envelope, size=len(octets), recipients=tuple(recipients.values())[::-1])
+        kept = replace(envelope, size=len(octets), recipients=tuple(recipients.values()))
         self._messages[queue_id] = (kept, octets)
         self._call_ready()
 

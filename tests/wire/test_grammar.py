@@ -116,6 +116,11 @@ def test_what_is_no_path_is_refused(path: str) -> None:
 def test_the_lengths_of_an_address() -> None:
     assert isinstance(rcpt(f"<{'a' * 64}@x>"), Address)
     assert rcpt(f"<{'a' * 65}@x>") == "550 5.1.1"
+    # A sender's address is often made by a program: only the path's own limit holds.
+    assert isinstance(parse_mail(b"FROM:<" + b"a" * 200 + b"@x>", ALL)[0], Address)
+    with pytest.raises(ProtocolFault) as caught:
+        parse_mail(b"FROM:<" + b"a" * 260 + b"@x>", ALL)
+    assert caught.value.reply == replies.BAD_SENDER
     assert rcpt(f"<{'a' * 1000}@x>") == "550 5.1.1"
     assert rcpt(f'<"{"a" * 63}"@x>') == "550 5.1.1"
     assert isinstance(rcpt(f"<{'a' * 64}@{'b.' * 94}b>"), Address)

@@ -90,12 +90,18 @@ class _LocalPartTooLong(ValueError):
     """More than RFC 5321 section 4.5.3.1.1 allows."""
 
 
-def _address(plain: bytes | None, quoted: bytes | None, domain: bytes | None, literal: bytes | None) -> Address:
+def _address(
+    plain: bytes | None,
+    quoted: bytes | None,
+    domain: bytes | None,
+    literal: bytes | None,
+    local_octets_max: int = LOCAL_OCTETS_MAX,
+) -> Address:
     """The address of these parts, as the groups of _MAILBOX match them.  Raises ValueError."""
     part = plain if plain is not None else quoted
     assert part is not None
-    if len(part) + 2 * (plain is None) > LOCAL_OCTETS_MAX:
-        raise _LocalPartTooLong(f"the local part has more than {LOCAL_OCTETS_MAX} octets")
+    if len(part) + 2 * (plain is None) > local_octets_max:
+        raise _LocalPartTooLong(f"the local part has more than {local_octets_max} octets")
     if plain is None:
         part = _QUOTED_PAIR.sub(rb"\1", part)
     local = part.decode()  # a ValueError if this is no UTF-8
@@ -104,14 +110,14 @@ def _address(plain: bytes | None, quoted: bytes | None, domain: bytes | None, li
     return Address(local, _domain(domain) if domain is not None else _literal(literal or b""))
 
 
-def _address_of_path(match: re.Match[bytes]) -> Address:
+def _address_of_path(match: re.Match[bytes], local_octets_max: int = LOCAL_OCTETS_MAX) -> Address:
     """The address in what _PATH matched.  Raises ValueError."""
     plain, quoted, domain, literal = match.groups()
     octets = match.end() - match.start()
     if plain is not None and domain is not None and octets <= LABEL_OCTETS_MAX and match[0].isascii():
         # The common case: nothing is so long, or so rare, that there is anything to check or to decode.
         return Address(plain.decode("ascii"), domain.lower().decode("ascii"))
-    address = _address(plain, quoted, domain, literal)
+    address = _address(plain, quoted, domain, literal, local_octets_max)
     if octets > PATH_OCTETS_MAX:
         raise ValueError(f"the path has more than {PATH_OCTETS_MAX} octets")
     return address
@@ -187,7 +193,9 @@ def parse_mail(argument: bytes, offered: Extensions) -> tuple[ReversePath, MailP
     if not (parameters.smtputf8 or match.group().isascii()):
         raise ProtocolFault(replies.NEEDS_SMTPUTF8)
     try:
-        return _address_of_path(match), parameters
+        # Reverse-paths made by programs (VERP, SRS) are often longer than a person's address, and RFC 5321 section
+        # 4.5.3.1 says what must be accepted, not what must be refused: the path's own limit is enough.
+        return _address_of_path(match, PATH_OCTETS_MAX), parameters
     except ValueError:
         raise ProtocolFault(replies.BAD_SENDER) from None
 
