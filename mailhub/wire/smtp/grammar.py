@@ -95,6 +95,7 @@ def _address(
     quoted: bytes | None,
     domain: bytes | None,
     literal: bytes | None,
+    *,
     local_octets_max: int = LOCAL_OCTETS_MAX,
 ) -> Address:
     """The address of these parts, as the groups of _MAILBOX match them.  Raises ValueError."""
@@ -117,7 +118,7 @@ def _address_of_path(match: re.Match[bytes], local_octets_max: int = LOCAL_OCTET
     if plain is not None and domain is not None and octets <= LABEL_OCTETS_MAX and match[0].isascii():
         # The common case: nothing is so long, or so rare, that there is anything to check or to decode.
         return Address(plain.decode("ascii"), domain.lower().decode("ascii"))
-    address = _address(plain, quoted, domain, literal, local_octets_max)
+    address = _address(plain, quoted, domain, literal, local_octets_max=local_octets_max)
     if octets > PATH_OCTETS_MAX:
         raise ValueError(f"the path has more than {PATH_OCTETS_MAX} octets")
     return address
