@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailhub.interfaces import IClaim, IDeliverer, IHistory, IOutcomeObserver, IRouter, ISpool, SpoolError
+from mailhub.interfaces import IClaim, IContent, IDeliverer, IHistory, IOutcomeObserver, IRouter, ISpool, SpoolError
 from mailhub.model import (
     Address,
     Deferred,
@@ -55,11 +55,12 @@ DRAIN_SECONDS = 30.0
 INTERNAL_FAULT = reply(451, "4.3.0", "Local error in delivery")
 NO_DELIVERER = reply(451, "4.3.5", "Delivery by this route is not configured")
 
-#: Called with a message and those recipients, as they will be recorded, whose outcome may have to be told to the
-#: sender: FAILED (by a permanent reply, or by age after a transient one), QUEUED with `delay_told` newly set, or
-#: DELIVERED where NOTIFY=SUCCESS was asked for.  Whether anybody is told is up to the callee (RFC 3461 section 6); when
-#: it returns, the notification is durable.  If it raises, failures stay in the queue until it does not.
-Tell: TypeAlias = Callable[[Envelope, Sequence[Recipient]], Awaitable[None]]
+#: Called with a message, those recipients, as they are about to be recorded, whose outcome may have to be told to the
+#: sender (FAILED; DELIVERED where NOTIFY=SUCCESS was asked for; QUEUED whose delay was not told yet), and the content.
+#: Whether anybody is told is up to the callee (RFC 3461 section 6).  When it returns, the notification is durable, and
+#: what it gives back is recorded: the same recipients, those whose delay was told now with that mark.  If it raises,
+#: failures stay in the queue until it does not.
+Tell: TypeAlias = Callable[[Envelope, Sequence[Recipient], IContent], Awaitable[Sequence[Recipient]]]
 
 Pairs: TypeAlias = Sequence[tuple[Recipient, Route]]
 
@@ -75,8 +76,9 @@ class _Message:
         self.unfinished = {one.address for one in self.envelope.recipients if not one.state.is_final}
 
 
-async def tell_nobody(envelope: Envelope, recipients: Sequence[Recipient]) -> None:
+async def tell_nobody(envelope: Envelope, recipients: Sequence[Recipient], content: IContent) -> Sequence[Recipient]:
     """A Tell for a hub without notifications."""
+    return recipients
 
 
 class Runner:
@@ -329,7 +331,7 @@ class Runner:
                 outcome = Deferred(INTERNAL_FAULT)
             changed = self._after(envelope, recipient, outcome, now)
             after.append(changed)
-            if _may_be_told(recipient, changed):
+            if _may_be_told(changed):
                 to_tell.append(changed)
             self._history.record(
                 _KIND[changed.state],
@@ -339,8 +341,9 @@ class Runner:
                 reply=outcome.reply,
                 detail=outcome.detail,
             )
-        if to_tell and not await self._told(envelope, to_tell):
-            after = [self._untold(before, changed, now) for (before, _), changed in zip(pairs, after, strict=True)]
+        if to_tell:
+            told = await self._told(message, to_tell, now)
+            after = [told.get(changed.address, changed) for changed in after]
         if await self._record(message, after) and self._observers:
             self._observe(envelope, pairs, after, outcomes)
 
@@ -359,28 +362,32 @@ class Runner:
                     attempts=attempts,
                     next_attempt_at=self._schedule.next_attempt_at(attempts, now, self._chance),
                     last_reply=said,
-                    delay_told=recipient.delay_told or self._schedule.warns(envelope.received_at, now),
                 )
             case _:
                 assert_never(outcome)
 
-    async def _told(self, envelope: Envelope, recipients: Sequence[Recipient]) -> bool:
+    async def _told(
+        self, message: _Message, recipients: Sequence[Recipient], now: float
+    ) -> Mapping[Address, Recipient]:
+        """The recipients as they are to be recorded, now that their sender knows what he must know.
+
+        When he cannot be told now, a failure is tried again, and a delay is told later.  A success stays one, since a
+        lost notification is better than a second copy.
+        """
         try:
-            await self._tell(envelope, recipients)
+            told = await self._tell(message.envelope, recipients, message.claim.content)
         except defer.CancelledError:
             raise
         except Exception:
-            self._log.failure("{queue_id}: its sender cannot be told now", queue_id=envelope.queue_id)
-            return False
-        return True
+            self._log.failure("{queue_id}: its sender cannot be told now", queue_id=message.envelope.queue_id)
+            told = [self._untold(recipient, now) for recipient in recipients]
+        return {recipient.address: recipient for recipient in told}
 
-    def _untold(self, before: Recipient, changed: Recipient, now: float) -> Recipient:
-        """What could not be told stays: a failure is tried again, a delay is told later.  A success stays one, since
-        a lost notification is better than a second copy."""
-        if changed.state is State.FAILED:
-            at = self._schedule.next_attempt_at(changed.attempts, now, self._chance)
-            return changed.changed(state=State.QUEUED, next_attempt_at=at)
-        return changed.changed(delay_told=before.delay_told)
+    def _untold(self, recipient: Recipient, now: float) -> Recipient:
+        if recipient.state is not State.FAILED:
+            return recipient
+        at = self._schedule.next_attempt_at(recipient.attempts, now, self._chance)
+        return recipient.changed(state=State.QUEUED, next_attempt_at=at)
 
     async def _record(self, message: _Message, recipients: Sequence[Recipient]) -> bool:
         """Durably; tried until it succeeds, since the outcome is a fact.  False if the runner was stopped before."""
@@ -421,10 +428,14 @@ class Runner:
 _KIND = {State.DELIVERED: "delivered", State.QUEUED: "deferred", State.FAILED: "failed"}
 
 
-def _may_be_told(before: Recipient, after: Recipient) -> bool:
-    if after.state is State.DELIVERED:
-        return "SUCCESS" in after.notify
-    return after.state is State.FAILED or after.delay_told != before.delay_told
+def _may_be_told(after: Recipient) -> bool:
+    match after.state:
+        case State.DELIVERED:
+            return "SUCCESS" in after.notify
+        case State.QUEUED:
+            return not after.delay_told
+        case _:
+            return after.state is State.FAILED
 
 
 def _nowhere(route: Route) -> Outcome:

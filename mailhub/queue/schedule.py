@@ -19,13 +19,12 @@ class Schedule:
 
     Each wait is stretched or shortened by up to `jitter` of itself, so that what failed together does not come back
     together.  `give_up` is the age at which a deferral becomes a failure (RFC 5321 section 4.5.4.1: at least 4 to 5
-    days), `warn_after` the age at which the sender is told of the delay, None for never.  All in seconds.
+    days).  All in seconds.
     Raises ValueError for waits that are not positive, and for a jitter outside 0 to 0.5.
     """
 
     retry: tuple[float, ...] = (5 * MINUTE, 10 * MINUTE, 20 * MINUTE, 40 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR)
     give_up: float = 5 * DAY
-    warn_after: float | None = 4 * HOUR
     jitter: float = 0.1
 
     def __post_init__(self) -> None:
@@ -52,7 +51,3 @@ class Schedule:
     def gives_up(self, received_at: float, now: float) -> bool:
         """Whether an attempt that is deferred now was the last one."""
         return now - received_at >= self.give_up
-
-    def warns(self, received_at: float, now: float) -> bool:
-        """Whether the sender should have heard of the delay by now."""
-        return self.warn_after is not None and now - received_at >= self.warn_after

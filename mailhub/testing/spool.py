@@ -1,7 +1,7 @@
 """The spool in memory, for tests and for the simulated world: what ISpool promises, without a disk.
 
 It passes the contract test of the real one.  `restart` is a power cut: claims and drafts are forgotten, what was
-committed is there.  `fault`, when set, is raised instead of the next commits and records.
+committed is there.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, SpoolError
+from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, SpoolError, SpoolFull
 from mailhub.model import Address, Envelope, Recipient, State
 from mailhub.store.queue_id import QueueIds
 from mailhub.store.spool_content import MemoryContent
@@ -34,6 +35,7 @@ class MemoryDraft:
         self._spool = spool
         self._octets = bytearray()
         self._open = True
+        spool.drafts_open += 1
 
     @property
     def size(self) -> int:
@@ -41,6 +43,8 @@ class MemoryDraft:
 
     def write(self, octets: bytes) -> None:
         self._must_be_open()
+        if self._spool.write_fault is not None:
+            raise self._spool.write_fault
         self._octets += octets
 
     def content(self) -> IContent:
@@ -49,11 +53,13 @@ class MemoryDraft:
 
     async def commit(self, envelope: Envelope) -> None:
         self._must_be_open()
-        self._open = False
-        self._spool.commit(self.queue_id, envelope, bytes(self._octets))
+        self.discard()
+        await self._spool.take(self.queue_id, envelope, bytes(self._octets))
 
     def discard(self) -> None:
-        self._open = False
+        if self._open:
+            self._open = False
+            self._spool.drafts_open -= 1
 
     def _must_be_open(self) -> None:
         if not self._open:
@@ -62,7 +68,12 @@ class MemoryDraft:
 
 @implementer(ISpool)
 class MemorySpool:
-    """A queue without a disk; its answers come at once."""
+    """A queue without a disk; its answers come at once.
+
+    Troubles to switch on: `full` leaves no room for new messages; `fault` is raised in place of commits and records,
+    `write_fault` in place of writes; while `is_slow`, commits wait until `finish_commits`, and are made then even if
+    nobody waits for them any more.  `drafts_open` counts what was begun and neither committed nor discarded.
+    """
 
     def __init__(self, clock: IReactorTime, chance: random.Random, horizon_seconds: float = 24 * 3600.0) -> None:
         self._clock = clock
@@ -72,8 +83,12 @@ class MemorySpool:
         self._messages: dict[str, tuple[Envelope, bytes]] = {}
         self._claimed: dict[str, set[str]] = {}
         self._open = False
+        self._waiting: list[tuple[Deferred[None], str, Envelope, bytes]] = []
         self.full = False
         self.fault: SpoolError | None = None
+        self.write_fault: SpoolError | None = None
+        self.is_slow = False
+        self.drafts_open = 0
 
     async def open(self) -> None:
         self._open = True
@@ -88,6 +103,8 @@ class MemorySpool:
     def draft(self) -> IDraft:
         if not self._open:
             raise SpoolError("the spool is not open")
+        if self.full:
+            raise SpoolFull("switched off by the test")
         return MemoryDraft(self, self._ids.make(self._clock.seconds()))
 
     def room(self, octets: int) -> bool:
@@ -96,8 +113,31 @@ class MemorySpool:
     def on_ready(self, callback: Callable[[], None]) -> None:
         self._ready.append(callback)
 
-    def commit(self, queue_id: str, envelope: Envelope, octets: bytes) -> None:
+    async def take(self, queue_id: str, envelope: Envelope, octets: bytes) -> None:
         """For MemoryDraft."""
+        if not self.is_slow:
+            self._commit(queue_id, envelope, octets)
+            return
+        done: Deferred[None] = Deferred()
+        self._waiting.append((done, queue_id, envelope, octets))
+        await done
+
+    def finish_commits(self) -> None:
+        """What has waited is committed now, or meets its fault."""
+        waiting, self._waiting = self._waiting, []
+        for done, queue_id, envelope, octets in waiting:
+            try:
+                self._commit(queue_id, envelope, octets)
+            except SpoolError as error:
+                done.errback(error)
+            else:
+                done.callback(None)
+
+    def content(self, queue_id: str) -> bytes:
+        """The content of a message in the queue.  KeyError if it is not."""
+        return self._messages[queue_id][1]
+
+    def _commit(self, queue_id: str, envelope: Envelope, octets: bytes) -> None:
         if self.fault is not None:
             raise self.fault
         if not self._open or envelope.queue_id != queue_id:
