@@ -25,19 +25,14 @@ The rules of the file:
 
 from __future__ import annotations
 
-from binascii import Error as NotBase64
-from binascii import a2b_base64, b2a_base64
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from enum import IntEnum
 from typing import TypeAlias
 
 from mailhub.model import Deferred, Delivered, Failed, Outcome, Reply, reply
-from mailhub.wire.smtp import capabilities, client_commands, client_login
+from mailhub.wire.smtp import capabilities, client_commands
 from mailhub.wire.smtp.client_commands import UnsafeCommand
 from mailhub.wire.smtp.client_events import (
-    Body,
     ClientEvent,
     Closed,
     ContentWanted,
@@ -49,53 +44,30 @@ from mailhub.wire.smtp.client_events import (
     TlsWanted,
     TransactionEnded,
 )
-from mailhub.wire.smtp.client_login import LoginFault, Mechanism
+from mailhub.wire.smtp.client_fit import NO_SMTPUTF8, fit
+from mailhub.wire.smtp.client_opening import Leave, Opening, Ready, Say, StartTls, Step
+from mailhub.wire.smtp.client_order import (
+    DEADLINES,
+    INJECTED,
+    LOST,
+    OUT_OF_STEP,
+    WRONG_REPLY,
+    Expected,
+    is_too_many,
+)
 from mailhub.wire.smtp.remote_reply import MalformedReply, ReplyReader
 from mailhub.wire.smtp.stuffing import DotEncoder, encode_chunk, encode_whole, has_stray_line_ends
 
 #: How much content is asked for at a time.
 PIECE_OCTETS_MAX = 256 * 1024
-#: How often a host may answer one AUTH with a challenge.
-CHALLENGES_MAX = 5
-#: RFC 4954 section 4: an initial response that makes the command longer than this waits for a challenge.
-COMMAND_OCTETS_MAX = 512
 
-# What we say to ourselves when the host says nothing, or nothing that makes sense.
-LOST = reply(451, "4.4.2", "The connection to the remote host was lost")
-OUT_OF_STEP = reply(451, "4.5.0", "The remote host broke the protocol: a reply without a command")
-WRONG_REPLY = reply(451, "4.5.0", "The remote host broke the protocol: a reply that the command cannot have")
-INJECTED = reply(451, "4.7.0", "The remote host, or somebody on the way, talked behind STARTTLS in the clear")
-TLS_NOT_OFFERED = reply(451, "4.7.4", "TLS is required, but the remote host does not offer it")
-LOGIN_NEEDS_TLS = reply(451, "4.7.4", "Logging in needs TLS, but the connection has none")
-LOGIN_NOT_OFFERED = reply(451, "4.7.0", "The remote host offers no way to log in that we know")
-# What the host lacks, found out before anything was sent.
-TOO_BIG = reply(552, "5.3.4", "The message is larger than the remote host takes")
-NO_SMTPUTF8 = reply(553, "5.6.7", "The message needs SMTPUTF8, which the remote host does not offer")
-NO_REQUIRETLS = reply(550, "5.7.30", "The message needs REQUIRETLS, which the remote host does not offer under TLS")
 BAD_SENDER = reply(501, "5.1.7", "The sender address cannot be sent in a command")
 BAD_RECIPIENT = reply(501, "5.1.3", "The recipient address cannot be sent in a command")
 
+_NOT_OFFERED = "not offered by the host"
 _IDLE = Idle()
 _TLS_WANTED = TlsWanted()
 _CONTENT_WANTED = ContentWanted(PIECE_OCTETS_MAX)
-
-
-class Expected(IntEnum):
-    """A command whose reply is to come."""
-
-    GREETING = 0
-    EHLO = 1
-    HELO = 2
-    STARTTLS = 3
-    AUTH = 4
-    RSET = 5
-    MAIL = 6
-    RCPT = 7
-    DATA = 8
-    CHUNK = 9  # a BDAT that is not the last
-    CONTENT = 10  # the end of the content
-    QUIT = 11
-
 
 _CONTENT = Expected.CONTENT
 _MAIL = Expected.MAIL
@@ -110,7 +82,6 @@ class ClientSession:
         "_answered",
         "_awaits_tls",
         "_by_chunks",
-        "_challenges",
         "_content_asked",
         "_content_refused",
         "_encoder",
@@ -118,12 +89,11 @@ class ClientSession:
         "_expected",
         "_idle",
         "_input",
-        "_logged_in",
         "_mail",
         "_mail_line",
         "_mail_refusal",
-        "_mechanism",
         "_needs_reset",
+        "_opening",
         "_options",
         "_outcomes",
         "_output",
@@ -135,18 +105,15 @@ class ClientSession:
         "_step",
         "_transactions",
         "_trying",
-        "_under_tls",
-        "_verified",
         "_wants_content",
         "_window",
         "capabilities",
-        "greeting",
     )
 
     def __init__(self, options: Options) -> None:
-        self.greeting: Reply | None = None  # what the host said first
         self.capabilities = capabilities.NOTHING  # what it offers, as far as we use it
         self._options = options
+        self._opening = Opening(options)
         self._input = ReplyReader()
         self._output: list[bytes] = []
         self._events: deque[ClientEvent] = deque()
@@ -157,11 +124,6 @@ class ClientSession:
         self._idle = False
         self._quits = False
         self._awaits_tls = False
-        self._under_tls = options.under_tls
-        self._verified = options.under_tls and options.is_verified
-        self._mechanism: Mechanism | None = None
-        self._challenges = 0
-        self._logged_in = options.credentials is None
         self._needs_reset = False  # the host may think that a transaction is open
         self._transactions = 0
         # The transaction
@@ -186,6 +148,11 @@ class ClientSession:
     # --- what the driver may ask -------------------------------------------------------------------------------
 
     @property
+    def greeting(self) -> Reply | None:
+        """What the host said first."""
+        return self._opening.greeting
+
+    @property
     def is_idle(self) -> bool:
         """Whether `begin` may be called."""
         return self._idle
@@ -206,7 +173,7 @@ class ClientSession:
             return Deadline("the content", patience.content_seconds, self._step)
         if not self._expected:
             return None
-        name, seconds = _DEADLINES[self._expected[0]]
+        name, seconds = DEADLINES[self._expected[0]]
         return Deadline(name, getattr(patience, seconds), self._step)
 
     # --- octets and events -------------------------------------------------------------------------------------
@@ -249,9 +216,10 @@ class ClientSession:
         Raises RuntimeError if TLS was not wanted.
         """
         self._take_tls_turn()
-        self._under_tls = True
-        self._verified = verified
-        self._say_hello()
+        if not self._over:
+            self._opening.under_tls = True
+            self._opening.verified = verified
+            self._step_on(self._opening.hello())
 
     def tls_failed(self, why: str) -> None:
         """The handshake failed, or the certificate is not good enough.  `why` is for people, and for the queue.
@@ -260,7 +228,8 @@ class ClientSession:
         """
         self._take_tls_turn()
         shown = "".join(character if character.isprintable() else "?" for character in why)
-        self._lose(reply(451, "4.7.5", f"TLS with the remote host failed: {shown}"), tls_failed=True)
+        if not self._over:
+            self._lose(reply(451, "4.7.5", f"TLS with the remote host failed: {shown}"), tls_failed=True)
 
     def begin(self, mail: Mail) -> None:
         """Begin this transaction.  It ends with TransactionEnded, or at once with DowngradeWanted.
@@ -278,17 +247,24 @@ class ClientSession:
         self._accepted = []
         self._sent = self._answered = 0
         self._content_asked = self._content_refused = self._by_chunks = self._sends_content = False
-        refusal = self._prepare(mail)
-        if refusal is not None:
-            self._settle(range(len(self._outcomes)), _refused(refusal, "not offered by the host"))
-        if not self._trying or refusal is not None:
-            self._end_transaction()
-            return
-        to = self._downgrade(mail)
-        if to is not None:
+        fits = fit(mail, self.capabilities, verified_tls=self._opening.verified, lmtp=self._options.lmtp)
+        refusal = fits.refusal
+        if refusal is None and fits.downgrade is not None:
             self._mail = None
             self._idle = True
-            self._events.append(DowngradeWanted(to))
+            self._events.append(DowngradeWanted(fits.downgrade))
+            return
+        self._trying = fits.trying
+        self._smtputf8 = fits.smtputf8
+        if fits.foreign:
+            self._settle(fits.foreign, _refused(NO_SMTPUTF8, _NOT_OFFERED))
+        try:
+            self._mail_line = client_commands.mail(mail, self.capabilities, fits.smtputf8)
+        except UnsafeCommand:
+            refusal = BAD_SENDER
+        if refusal is not None:
+            self._settle(range(len(self._outcomes)), _refused(refusal, _NOT_OFFERED))
+            self._end_transaction()
             return
         if self._needs_reset:
             self._needs_reset = False
@@ -334,12 +310,12 @@ class ClientSession:
         missed = self.deadline()
         if missed is not None:
             words = f"The remote host did not get on with {missed.name} within {missed.seconds:g} seconds"
-            self._lose(reply(451, "4.4.2", words))
+            self._lose(reply(451, "4.4.2", words), tls_failed=self._awaits_tls)
 
     def connection_lost(self) -> None:
-        """The connection is gone, whoever ended it."""
+        """The connection is gone, whoever ended it.  Where a handshake was under way, it has failed."""
         if not self._over:
-            self._lose(LOST)
+            self._lose(LOST, tls_failed=self._awaits_tls)
             self._output.clear()
 
     # --- replies -----------------------------------------------------------------------------------------------
@@ -355,123 +331,31 @@ class ClientSession:
             return
         _ANSWERED[expected](self, said)
 
-    def _greeted(self, said: Reply) -> None:
-        self.greeting = said
-        self._expected.popleft()
-        if said.code != 220:
-            self._refuse_session(WRONG_REPLY if said.is_positive else said)
-        elif not self._input.is_empty:
-            self._lose(OUT_OF_STEP)
-        else:
-            self._say_hello()
-
-    def _say_hello(self) -> None:
-        verb = "LHLO" if self._options.lmtp else "EHLO"
-        self._send(f"{verb} {self._options.hello_name}\r\n".encode("ascii"), Expected.EHLO)
-
-    def _hello_answered(self, said: Reply) -> None:
+    def _opened(self, said: Reply) -> None:
+        """A reply to one of the first commands, of which there is one at a time."""
         expected = self._expected.popleft()
-        options = self._options
-        if said.code == 250:
-            offered = capabilities.parse(said) if expected is Expected.EHLO else capabilities.NOTHING
-            self.capabilities = replace(
-                offered,
-                pipelining=offered.pipelining and options.pipelining,
-                chunking=offered.chunking and options.chunking,
-            )
-            self._window = options.recipients_in_flight_max if self.capabilities.pipelining else 1
-            self._secure()
-        elif said.is_permanent and expected is Expected.EHLO and not options.lmtp:
-            # RFC 5321 section 3.2: a host that does not know EHLO is greeted as in old times.
-            self._send(f"HELO {options.hello_name}\r\n".encode("ascii"), Expected.HELO)
-        else:
-            self._refuse_session(WRONG_REPLY if said.is_positive else said)
+        self._step_on(self._opening.understand(expected, said, is_last=self._input.is_empty))
 
-    def _secure(self) -> None:
-        """After hello: TLS if there should be some, then a login if there should be one."""
-        policy = self._options.tls
-        if self._under_tls or policy == "none":
-            self._log_in()
-        elif self.capabilities.starttls:
-            self._send(b"STARTTLS\r\n", Expected.STARTTLS)
-        elif policy == "may":
-            self._log_in()
-        else:
-            self._refuse_session(TLS_NOT_OFFERED)
-
-    def _starttls_answered(self, said: Reply) -> None:
-        self._expected.popleft()
-        if said.code == 220:
-            if not self._input.is_empty:
-                self._lose(INJECTED)  # RFC 3207 section 6: what came in the clear is never taken for what is under TLS
-                return
-            self._awaits_tls = True
-            self._events.append(_TLS_WANTED)
-        elif said.is_positive:
-            self._lose(WRONG_REPLY)
-        elif self._options.tls == "may":
-            self._log_in()
-        else:
-            self._refuse_session(said)
+    def _step_on(self, step: Step) -> None:
+        match step:
+            case Say(octets, expected):
+                self._send(octets, expected)
+            case StartTls():
+                self._awaits_tls = True
+                self._events.append(_TLS_WANTED)
+            case Ready():
+                options, self.capabilities = self._options, self._opening.capabilities
+                self._window = options.recipients_in_flight_max if self.capabilities.pipelining else 1
+                self._rest()
+            case Leave(why, politely):
+                if politely:
+                    self._output.append(b"QUIT\r\n")  # and its answer is not waited for
+                self._lose(why)
 
     def _take_tls_turn(self) -> None:
         if not self._awaits_tls and not self._over:
             raise RuntimeError("no TLS was wanted")
         self._awaits_tls = False
-
-    def _log_in(self) -> None:
-        credentials = self._options.credentials
-        if credentials is None or self._logged_in:
-            self._rest()
-            return
-        if not (self._under_tls or self._options.login_in_clear):
-            self._refuse_session(LOGIN_NEEDS_TLS)
-            return
-        try:
-            mechanism = client_login.choose(credentials, self.capabilities.auth)
-        except LoginFault as fault:
-            self._refuse_session(reply(451, "4.7.0", str(fault)))
-            return
-        if mechanism is None:
-            self._refuse_session(LOGIN_NOT_OFFERED)
-            return
-        self._mechanism = mechanism
-        command = b"AUTH " + mechanism.name.encode("ascii")
-        if mechanism.initial is not None:
-            # RFC 4954 section 4: an empty initial response is written as "=".
-            longer = command + b" " + (b2a_base64(mechanism.initial, newline=False) or b"=")
-            if len(longer) + 2 <= COMMAND_OCTETS_MAX:
-                command = longer
-                mechanism.initial = None
-        self._send(command + b"\r\n", Expected.AUTH)
-
-    def _auth_answered(self, said: Reply) -> None:
-        mechanism = self._mechanism
-        assert mechanism is not None
-        self._expected.popleft()
-        try:
-            if said.code == 235:
-                mechanism.accepted()
-                self._mechanism = None
-                self._logged_in = True
-                self._rest()
-            elif said.code == 334:
-                self._challenges += 1
-                if self._challenges > CHALLENGES_MAX:
-                    raise LoginFault("the host never stops asking")
-                if mechanism.initial is not None:
-                    response, mechanism.initial = mechanism.initial, None
-                else:
-                    response = mechanism.respond(a2b_base64(said.text.encode(), strict_mode=True))
-                self._send(b2a_base64(response, newline=False) + b"\r\n", Expected.AUTH)
-            elif said.is_positive:
-                self._lose(WRONG_REPLY)
-            else:
-                self._refuse_session(said)
-        except NotBase64:
-            self._lose(WRONG_REPLY)
-        except LoginFault as fault:
-            self._lose(reply(451, "4.7.0", f"The login failed: {fault}"))
 
     def _reset(self, said: Reply) -> None:
         self._expected.popleft()
@@ -485,52 +369,12 @@ class ClientSession:
 
     # --- the transaction ---------------------------------------------------------------------------------------
 
-    def _prepare(self, mail: Mail) -> Reply | None:
-        """See what the host can take of it.  A reply refuses it for all recipients."""
-        offered = self.capabilities
-        recipients = mail.recipients
-        self._trying = range(len(recipients))
-        if offered.size_max and mail.size > offered.size_max:
-            return TOO_BIG  # RFC 1870 section 6.1
-        # RFC 8689 section 4.2.1: nobody else may read it on the way, and the next host has to see to that in its turn.
-        if mail.parameters.requiretls and not (offered.requiretls and self._verified):
-            return NO_REQUIRETLS
-        sender = mail.reverse_path
-        needs_utf8 = mail.utf8_header or not (sender is None or sender.local.isascii())
-        foreign = [index for index, recipient in enumerate(recipients) if not recipient.address.local.isascii()]
-        self._smtputf8 = offered.smtputf8 and (needs_utf8 or bool(foreign) or mail.parameters.smtputf8)
-        if not offered.smtputf8:
-            if needs_utf8:
-                return NO_SMTPUTF8
-            if foreign:
-                # RFC 6531 section 3.2: the others can have it all the same.
-                self._settle(foreign, _refused(NO_SMTPUTF8, "not offered by the host"))
-                self._trying = [index for index in self._trying if self._outcomes[index] is None]
-        if offered.domains_max:
-            self._trying = _of_few_domains(mail, self._trying, offered.domains_max)
-        if offered.recipients_max:
-            self._trying = self._trying[: offered.recipients_max]
-        try:
-            self._mail_line = client_commands.mail(mail, offered, self._smtputf8)
-        except UnsafeCommand:
-            return BAD_SENDER
-        return None
-
-    def _downgrade(self, mail: Mail) -> Body | None:
-        """What the content must be made into for this host; None if it can go as it is."""
-        offered = self.capabilities
-        if mail.body == "BINARYMIME" and not (offered.binarymime and offered.chunking and not self._options.lmtp):
-            return "8BITMIME" if offered.eightbitmime else "7BIT"
-        if mail.body == "8BITMIME" and not offered.eightbitmime:
-            return "7BIT"
-        return None
-
     def _go_on(self) -> None:
         """Send all of the transaction that may be sent now: as one write."""
         mail = self._mail
         assert mail is not None
         offered, expected = self.capabilities, self._expected
-        if expected and not offered.pipelining:
+        if self._content_asked or (expected and not offered.pipelining):
             return
         lines = ""
         if self._mail_line:
@@ -556,13 +400,14 @@ class ClientSession:
                 in_flight += 1
         if lines:
             self._output.append(lines.encode())
-        if self._sent == len(self._trying) and not self._content_asked:
+        if self._sent == len(self._trying):
             self._ask_for_content(mail)
 
     def _ask_for_content(self, mail: Mail) -> None:
         """All recipients were named: DATA or BDAT, unless it is known already that nobody would get it."""
         in_flight = self._sent - self._answered
-        if in_flight and not self.capabilities.pipelining:
+        is_streamed_in_chunks = mail.body == "BINARYMIME" and mail.content is None
+        if in_flight and (is_streamed_in_chunks or not self.capabilities.pipelining):
             return
         if (not in_flight and not self._accepted) or self._mail_refusal is not None:
             self._end_if_answered()
@@ -606,7 +451,7 @@ class ClientSession:
             self._lose(WRONG_REPLY)
             return
         elif self._mail_refusal is None:
-            if self._accepted and _is_too_many(said):
+            if self._accepted and is_too_many(said):
                 # RFC 5321 section 4.5.3.1.10: the others are for another transaction, and no fault was theirs.
                 self._name_no_more()
             else:
@@ -731,11 +576,6 @@ class ClientSession:
         self._idle = False
         self._send(b"QUIT\r\n", Expected.QUIT)
 
-    def _refuse_session(self, why: Reply) -> None:
-        """Nothing can be done here: say goodbye, and do not wait for an answer."""
-        self._output.append(b"QUIT\r\n")
-        self._lose(why)
-
     def _lose(self, why: Reply, tls_failed: bool = False) -> None:
         """The session is over.  Recipients of whom nothing is known yet are for another attempt."""
         self._over = True
@@ -753,6 +593,8 @@ class ClientSession:
             self._outcomes = [deferred if outcome is None else outcome for outcome in self._outcomes]
             self._end_transaction(in_doubt)
         self._expected.clear()
+        # Nobody is asked any more for what cannot be used.
+        self._events = deque(event for event in self._events if isinstance(event, TransactionEnded))
         self._events.append(Closed(None if we_quit else why, tls_failed))
 
     def _send(self, octets: bytes, expected: Expected) -> None:
@@ -768,34 +610,15 @@ def _refused(said: Reply, detail: str) -> Outcome:
     return Failed(said, detail) if said.is_permanent else Deferred(said, detail)
 
 
-def _is_too_many(said: Reply) -> bool:
-    """Whether a host that took some recipients wants the rest later (RFC 5321 section 4.5.3.1.10; 552 is of old)."""
-    if said.code not in (452, 552) or said.status is None:
-        return False
-    return said.status[1:] in ((5, 3), (0, 0))
-
-
-def _of_few_domains(mail: Mail, trying: Sequence[int], domains_max: int) -> list[int]:
-    """Those of the first `domains_max` domains."""
-    domains: set[str] = set()
-    chosen = []
-    for index in trying:
-        domain = mail.recipients[index].address.domain
-        if domain in domains or len(domains) < domains_max:
-            domains.add(domain)
-            chosen.append(index)
-    return chosen
-
-
 _Answered: TypeAlias = Callable[[ClientSession, Reply], None]
 
 #: Who understands the reply, by Expected.
 _ANSWERED: tuple[_Answered, ...] = (
-    ClientSession._greeted,
-    ClientSession._hello_answered,
-    ClientSession._hello_answered,
-    ClientSession._starttls_answered,
-    ClientSession._auth_answered,
+    ClientSession._opened,  # the greeting
+    ClientSession._opened,  # EHLO
+    ClientSession._opened,  # HELO
+    ClientSession._opened,  # STARTTLS
+    ClientSession._opened,  # AUTH
     ClientSession._reset,
     ClientSession._mail_answered,
     ClientSession._rcpt_answered,
@@ -803,20 +626,4 @@ _ANSWERED: tuple[_Answered, ...] = (
     ClientSession._chunk_answered,
     ClientSession._content_answered,
     ClientSession._quit_answered,
-)
-
-#: What it is called when it does not come, and how long it may take (RFC 5321 section 4.5.3.2), by Expected.
-_DEADLINES: tuple[tuple[str, str], ...] = (
-    ("the greeting", "greeting_seconds"),
-    ("EHLO", "hello_seconds"),
-    ("HELO", "hello_seconds"),
-    ("STARTTLS", "hello_seconds"),
-    ("AUTH", "login_seconds"),
-    ("RSET", "mail_seconds"),
-    ("MAIL", "mail_seconds"),
-    ("RCPT", "rcpt_seconds"),
-    ("DATA", "data_seconds"),
-    ("BDAT", "final_seconds"),
-    ("the end of the content", "final_seconds"),
-    ("QUIT", "quit_seconds"),
 )

@@ -15,7 +15,8 @@ from scramp import ScramClient, ScramException  # type: ignore[import-untyped]
 #: A host says how much work the proof of a password is.  More than this is an attack on our time: about 0.1 s.
 SCRAM_ITERATIONS_MAX = 100_000
 
-_ITERATIONS = re.compile(r",i=([0-9]{1,9})(?:,|$)")
+# RFC 5802 section 7: server-first-message, of which nobody uses the extensions.
+_SERVER_FIRST = re.compile(r"r=[!-+\--~]+,s=[A-Za-z0-9+/=]+,i=([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,10 @@ class Scram(Mechanism):
         try:
             text = challenge.decode()
             if self._challenges == 1:
-                iterations = _ITERATIONS.search(text)
-                if iterations is None or int(iterations[1]) > SCRAM_ITERATIONS_MAX:
+                first = _SERVER_FIRST.fullmatch(text)
+                if first is None:
+                    raise LoginFault(f"the host does not speak {self.name}")
+                if int(first[1]) > SCRAM_ITERATIONS_MAX:
                     raise LoginFault("the host asks for too much work")
                 self._client.set_server_first(text)
                 final: str = self._client.get_client_final()

@@ -88,7 +88,7 @@ def _compose(*lines: bytes) -> Reply:
 
 @lru_cache(maxsize=512)
 def _parse(line: bytes) -> Reply:
-    """`_compose` for most replies of most hosts: the same few lines.  What varies, such as a queue id, passes through."""
+    """`_compose` of one line: most replies of most hosts are the same few.  What varies, as queue ids do, passes by."""
     code = _code(line)
     status, text = _split_status(code, _text(line))
     return Reply(code, text, status)
