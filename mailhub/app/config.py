@@ -27,6 +27,7 @@ from mailhub.app.config_values import (
     Domain,
     Endpoint,
     FilePath,
+    Hop,
     Hostname,
     MailAddress,
     MaildirTemplate,
@@ -35,10 +36,12 @@ from mailhub.app.config_values import (
     Octets,
     OwnedAddress,
     Place,
+    RouteDomain,
     Seconds,
     resolve,
 )
 from mailhub.app.contradictions import contradictions
+from mailhub.queue.tls_policy import TlsLevel
 
 #: A configuration is small; a file beyond this is something else.
 CONFIG_OCTETS_MAX = 4 * 1024 * 1024
@@ -295,6 +298,79 @@ class Queue(Section):
     concurrency: int = setting(20, ge=1, le=1000, told="Deliveries that run at once.")
 
 
+class OutboundLimits(Section):
+    """How hard one destination may be driven.  A route may say otherwise for itself."""
+
+    per_destination: int = setting(20, ge=1, le=1000, told="Deliveries to one destination at once, at most.")
+    messages_per_connection: int = setting(
+        100, ge=1, told="Messages on one connection before it is closed; one that is idle is kept for the next."
+    )
+    messages_per_minute: int = setting(0, ge=0, told="Messages to one destination a minute; 0 means no limit.")
+
+
+class Outbound(Section):
+    """How mail for other people's domains leaves: to the mail hosts of each domain, or all of it to a smarthost."""
+
+    smarthost: Hop | None = setting(
+        None,
+        told='Where all mail goes that no route knows, for example `"smtp:relay.example.net:587"`.  Absent: to the '
+        "mail hosts that the DNS names.",
+    )
+    login: str | None = setting(None, min_length=1, told="User name at the smarthost.")
+    password_file: FilePath | None = setting(
+        None, told="File with the password for it, on one line, that not everybody may read."
+    )
+    tls: TlsLevel | None = setting(
+        None,
+        told="TLS to the smarthost or to mail hosts: none, may (where it is offered), require (whoever is there) or "
+        "verify (with a certificate for the host's name).  Absent: verify with a login or smtps, else may.",
+    )
+    port: int = setting(25, ge=1, le=65535, told="Port of the mail hosts that the DNS names.")
+    ipv6: bool = setting(True, told="Whether this machine reaches IPv6 addresses.")
+    own_addresses: Many[Network] = setting(
+        ("127.0.0.0/8", "::1"),
+        told="Networks that are this machine: an MX record that leads there leads back to us, and is not followed.  "
+        "Add your public addresses if you are behind NAT.",
+    )
+    srs: bool = setting(
+        True,
+        told="Give mail that an alias forwards a reverse-path of ours (SRS), so that it passes SPF and its bounces "
+        "find home.",
+    )
+    srs_domain: Domain | None = setting(
+        None, told="Domain of these reverse-paths, one of `mda.domains`.  Absent: that of the alias."
+    )
+    limits: OutboundLimits = section()
+    policy: Many[Policy] = setting((), told="Rules that choose routes, asked before all others.")
+
+
+class Route(Section):
+    """Another way for some mail, by the recipient's domain, the sender, or both.  The first entry that fits holds."""
+
+    domain: RouteDomain | None = setting(
+        None, told="Domain of the recipient; `.example.org` means all domains below that one.  Absent: any."
+    )
+    sender: OwnedAddress | None = setting(
+        None, told="Address of the sender; `@example.org` means all of that domain.  Absent: any."
+    )
+    to: Hop = setting(
+        REQUIRED,
+        told='Next hop: `"smtp:HOST:PORT"`, `"smtps:HOST:PORT"` (TLS from the first octet), `"lmtp:HOST:PORT"`, '
+        '`"lmtp:unix:/path"`, or `"mx"` for the mail hosts of the domain.',
+    )
+    login: str | None = setting(None, min_length=1, told="User name at the next hop.")
+    password_file: FilePath | None = setting(
+        None, told="File with the password for it, on one line, that not everybody may read."
+    )
+    tls: TlsLevel | None = setting(
+        None, told="As `outbound.tls`.  Absent: verify with a login or smtps, none on a UNIX socket, else may."
+    )
+    per_destination: int | None = setting(None, ge=1, le=1000, told="As in `outbound.limits`, for this route.")
+    messages_per_minute: int | None = setting(None, ge=0, told="As in `outbound.limits`, for this route.")
+    retry: Many[Seconds] | None = setting(None, min_length=1, told="As `queue.retry`, for this route.")
+    give_up: Seconds | None = setting(None, gt=0, told="As `queue.give_up`, for this route.")
+
+
 class Dns(Section):
     """Who answers our questions about names."""
 
@@ -349,6 +425,8 @@ class Config(Section):
     mda: Mda = section()
     accounts: Accounts = section()
     queue: Queue = section()
+    outbound: Outbound = section()
+    route: Many[Route] = setting((), told="Other ways for some mail, in the order in which they are looked at.")
     dns: Dns = section()
     log: Log = section()
     plugins: Plugins = section()
@@ -365,7 +443,7 @@ class Config(Section):
         return self._file
 
     def rules(self, role: str) -> tuple[Policy, ...]:
-        """The policies that the file configures for "mta", "msa" or "lmtp", in order; the standing rules are not here.
+        """The policies that the file configures for "mta", "msa", "lmtp" or "outbound", in order, no standing ones.
 
         Where the file names a rule that `standing_options` is about, those options hold for it as well, unless its own
         table says otherwise: naming a rule to move it does not lift the caps that another section sets.
@@ -398,6 +476,11 @@ class Config(Section):
     def tls_directory(self) -> Path:
         """Where the self-signed pair is kept if no certificate is configured."""
         return self.data / "tls"
+
+    @property
+    def srs_keys(self) -> Path:
+        """Where the keys of rewritten reverse-paths are kept."""
+        return self.data / "srs-keys"
 
     @property
     def spool_directory(self) -> Path:

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Strict, ValidationInfo
 
 from mailhub.app import units
 from mailhub.app.config_errors import Key
+from mailhub.queue.next_hop import MX, NextHop, Protocol
 
 Item = TypeVar("Item")
 
@@ -189,6 +190,16 @@ def _is_unfit(character: str) -> bool:
     return character <= " " or character == "\x7f" or character in '"(),:;<>@[\\]'
 
 
+def _route_domain(value: Any) -> str:
+    expected = 'expected a domain such as "example.org", or ".example.org" for all domains below it'
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    try:
+        return f".{domain(value[1:])}" if value.startswith(".") else domain(value)
+    except ValueError:
+        raise ValueError(expected) from None
+
+
 #: Lower-case A-labels.
 Domain: TypeAlias = Annotated[str, BeforeValidator(_domain)]
 #: A domain with at least one dot.
@@ -197,6 +208,8 @@ Hostname: TypeAlias = Annotated[str, BeforeValidator(_hostname)]
 MailAddress: TypeAlias = Annotated[str, BeforeValidator(_mail_address)]
 #: local@domain, or @domain for all of it.
 OwnedAddress: TypeAlias = Annotated[str, BeforeValidator(_owned_address)]
+#: A domain, or .domain for all below it.
+RouteDomain: TypeAlias = Annotated[str, BeforeValidator(_route_domain)]
 
 # --- the network -------------------------------------------------------------------------------------------------
 
@@ -304,6 +317,50 @@ def _dns_server(value: Any) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
+_PORTS: Mapping[str, int] = {"smtp": 25, "smtps": 465, "lmtp": 24}
+_NEXT_HOP = re.compile(
+    r"(?P<protocol>[a-z]+):(?:\[(?P<literal>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s]+))(?::(?P<port>\d{1,5}))?"
+)
+_NEXT_HOP_EXPECTED = (
+    'expected a next hop such as "smtp:relay.example.net:587", "smtps:relay.example.net", "lmtp:127.0.0.1:24", '
+    '"lmtp:unix:/run/lists.sock" or "mx"'
+)
+
+
+def _next_hop(value: Any, info: ValidationInfo) -> NextHop:
+    if not isinstance(value, str):
+        raise ValueError(_NEXT_HOP_EXPECTED)
+    if value == "mx":
+        return MX
+    protocol, _, path = value.partition(":unix:")
+    if path:
+        if protocol != "lmtp" or "\0" in path:
+            raise ValueError('expected "lmtp:unix:/path": only LMTP is spoken over a UNIX socket')
+        assert isinstance(info.context, Place)
+        return NextHop("unix", str(resolve(path, info.context)))
+    match = _NEXT_HOP.fullmatch(value)
+    if match is None or match["protocol"] not in _PORTS:
+        raise ValueError(_NEXT_HOP_EXPECTED)
+    port = int(match["port"] or _PORTS[match["protocol"]])
+    if not 0 < port < 65536:
+        raise ValueError("expected a port from 1 to 65535")
+    known: Protocol = match["protocol"]  # type: ignore[assignment]
+    return NextHop(known, _next_host(match["literal"] or match["host"]), port)
+
+
+def _next_host(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        pass
+    try:
+        return domain(text)
+    except ValueError:
+        raise ValueError(f'expected the name or IP address of a host behind the first colon, got "{text}"') from None
+
+
+#: Where a route leads to.
+Hop: TypeAlias = Annotated[NextHop, BeforeValidator(_next_hop)]
 #: A Twisted server endpoint string; the path of a UNIX socket is absolute.
 Endpoint: TypeAlias = Annotated[str, BeforeValidator(_endpoint)]
 Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]

@@ -7,6 +7,7 @@ keys are already known to be wrong is not heard, so that one mistake is told onc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
 from mailhub.app import units
@@ -14,7 +15,8 @@ from mailhub.app.config_errors import Key, dotted
 from mailhub.app.config_values import listening
 
 if TYPE_CHECKING:
-    from mailhub.app.config import Config
+    from mailhub.app.config import Config, Outbound, Route
+    from mailhub.queue.next_hop import NextHop
 
 Contradiction: TypeAlias = tuple[tuple[Key, ...], str]
 
@@ -139,6 +141,103 @@ def _group_has_a_user(config: Config) -> Iterator[Contradiction]:
         yield ((("group",), ("user",)), "expected user beside it: root with another group is still root")
 
 
+# --- the way out -------------------------------------------------------------------------------------------------
+
+
+def _routes_are_for_somebody(config: Config) -> Iterator[Contradiction]:
+    seen: dict[tuple[str | None, str | None], int] = {}
+    for number, route in enumerate(config.route):
+        domain, sender = ("route", number, "domain"), ("route", number, "sender")
+        if route.domain is None and route.sender is None:
+            yield (
+                (domain, sender),
+                "expected a domain, or a sender beside it: a way for all mail is what outbound.smarthost is for",
+            )
+            continue
+        if route.domain in config.mda.domains:
+            yield (
+                (domain, ("mda", "domains")),
+                f'expected another domain: "{route.domain}" is one of mda.domains, so its mail stays here',
+            )
+        whom = (route.domain, route.sender)
+        if whom in seen:
+            other: Key = ("route", seen[whom])
+            yield (
+                (domain if route.domain else sender, other),
+                f"expected mail that {dotted(other)} does not take before",
+            )
+        seen.setdefault(whom, number)
+        if route.give_up is not None and route.give_up <= (route.retry or config.queue.retry)[0]:
+            yield ((("route", number, "give_up"), ("route", number, "retry")), "expected more than the first wait")
+        for wait_number, wait in enumerate(route.retry or ()):
+            if wait < 1:
+                yield ((("route", number, "retry", wait_number),), "expected at least 1s between two attempts")
+
+
+def _next_hops_are_usable(config: Config) -> Iterator[Contradiction]:
+    outbound = config.outbound
+    if outbound.smarthost is not None and outbound.smarthost.protocol == "mx":
+        yield ((("outbound", "smarthost"),), 'expected a host; without a smarthost all mail goes by "mx"')
+    elif outbound.smarthost is None and outbound.login is not None:
+        yield ((("outbound", "smarthost"), ("outbound", "login")), "expected a host: there is a login for one")
+    else:
+        yield from _next_hop_is_usable(config, ("outbound",), "smarthost", outbound, outbound.smarthost)
+    for number, route in enumerate(config.route):
+        yield from _next_hop_is_usable(config, ("route", number), "to", route, route.to)
+
+
+def _next_hop_is_usable(
+    config: Config, table: Key, name: str, way: Outbound | Route, to: NextHop | None
+) -> Iterator[Contradiction]:
+    to_key, login, file, tls = ((*table, each) for each in (name, "login", "password_file", "tls"))
+    if way.login is not None and way.password_file is None:
+        yield (file, login), "expected a file with the password beside the login"
+    elif way.password_file is not None and way.login is None:
+        yield (login, file), "expected a user name beside the password"
+    elif way.login is not None and to is not None and to.protocol not in ("smtp", "smtps"):
+        yield (login, to_key), f'expected none: we log in over "smtp:" and "smtps:" alone, and {name} is "{to}"'
+    elif way.login is not None and way.tls in ("none", "may"):
+        yield (tls, login), 'expected "verify" or "require": a password never goes over the network in the clear'
+    elif to is not None and to.protocol == "smtps" and way.tls in ("none", "may"):
+        yield (tls, to_key), 'expected "verify" or "require": "smtps:" is TLS from the first octet'
+    elif to is not None and to.protocol == "unix" and way.tls not in (None, "none"):
+        yield (tls, to_key), 'expected "none": no TLS is spoken over a UNIX socket'
+    if to is not None and (listener := _our_own(config, to)) is not None:
+        yield (to_key, listener), f"expected another host: this is our own {dotted(listener)}"
+
+
+def _our_own(config: Config, to: NextHop) -> Key | None:
+    """The listener of ours that this next hop is, as far as the file alone can tell."""
+    for role, name in (("mta", "listen"), ("msa", "listen"), ("msa", "listen_tls"), ("lmtp", "listen")):
+        for number, endpoint in enumerate(getattr(getattr(config, role), name)):
+            door = listening(endpoint)
+            if to.protocol == "unix":
+                found = door.path == to.host
+            else:
+                found = door.port == to.port and _is_us(config, to.host, door.interface)
+            if found:
+                return (role, name, number)
+    return None
+
+
+def _is_us(config: Config, host: str, interface: str) -> bool:
+    if host in ("localhost", config.hostname) or host == interface:
+        return True
+    try:
+        return not interface and ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _srs_domain_is_ours(config: Config) -> Iterator[Contradiction]:
+    domain = config.outbound.srs_domain
+    if domain is not None and domain not in config.mda.domains:
+        yield (
+            (("outbound", "srs_domain"), ("mda", "domains")),
+            f'expected one of mda.domains: bounces come back to "{domain}", and must be taken',
+        )
+
+
 _RULES: tuple[Callable[[Config], Iterator[Contradiction]], ...] = (
     _tls_pair,
     _listening_roles_have_what_they_need,
@@ -149,4 +248,7 @@ _RULES: tuple[Callable[[Config], Iterator[Contradiction]], ...] = (
     _queue_times_fit,
     _caps_fit,
     _group_has_a_user,
+    _routes_are_for_somebody,
+    _next_hops_are_usable,
+    _srs_domain_is_ours,
 )

@@ -36,6 +36,7 @@ def examine(config: Config, now: float) -> Iterator[Finding]:
     yield from _certificates(config, now)
     yield from _accounts(config, now)
     yield from _policies(config, now)
+    yield from _outbound(config, now)
 
 
 # --- who we are, and where we write ------------------------------------------------------------------------------
@@ -199,6 +200,48 @@ def _policies(config: Config, now: float) -> Iterator[Finding]:
         if not problems:
             names = ", ".join(seat.name for seat in taken)
             yield Finding(Severity.OK, f"{role}.policy", f"asked in this order: {names}")
+
+
+# --- the way out -------------------------------------------------------------------------------------------------
+
+
+def _outbound(config: Config, now: float) -> Iterator[Finding]:
+    from ipaddress import ip_address
+
+    from mailhub.app.config_errors import ConfigError
+    from mailhub.app.outbound import credentials, plan, route_policies
+    from mailhub.store.disk import RealDisk
+    from mailhub.store.secret_file import SecretError, read_keys
+
+    wrong = False
+    try:
+        credentials(config)
+    except ConfigError as error:
+        wrong = True
+        yield from (Finding(Severity.ERROR, problem.place, problem.told) for problem in error.problems)
+    try:
+        route_policies(config, _hubs(config, "outbound", now))
+    except ConfigError as error:
+        wrong = True
+        yield from (Finding(Severity.ERROR, problem.place, problem.told) for problem in error.problems)
+    if config.outbound.srs and os.path.lexists(config.srs_keys):
+        try:
+            read_keys(config.srs_keys, b"", RealDisk())
+        except SecretError as error:
+            wrong = True
+            yield Finding(Severity.ERROR, "outbound.srs", str(error))
+    if not all(any(ip_address(each) in own for own in config.outbound.own_addresses) for each in ("127.0.0.1", "::1")):
+        yield Finding(
+            Severity.WARNING,
+            "outbound.own_addresses",
+            "the loopback addresses are not in it: MX records of strangers can lead to servers on this machine",
+        )
+    if not wrong:
+        where = "to the mail hosts of each domain" if config.outbound.smarthost is None else "by the smarthost"
+        routes = f", after {len(config.route)} routes" if len(config.route) > 1 else ""
+        routes = ", after 1 route" if len(config.route) == 1 else routes
+        tls = plan(config).fallback.tls
+        yield Finding(Severity.OK, "outbound", f'mail for others leaves {where}{routes}, TLS "{tls}"')
 
 
 def _hubs(config: Config, role: str, now: float) -> Callable[[str], Hub]:

@@ -36,6 +36,8 @@ or a number of octets |
 | path | relative to the directory of the file, or absolute; `{data}` at the start stands for the data directory |
 | endpoint | a Twisted server endpoint: `"tcp:25"`, `"tcp:2525:interface=127.0.0.1"`, `"tcp6:25"`, \
 `"unix:/run/mailhub/lmtp"`, `"systemd:domain=INET:index=0"` |
+| next hop | `"smtp:relay.example.net:587"`, `"smtps:relay.example.net"`, `"lmtp:127.0.0.1:24"`, \
+`"lmtp:unix:/run/lists.sock"`, `"mx"` |
 | domain | `"example.org"`; names with other letters than ASCII are kept as A-labels |
 """
 
@@ -82,8 +84,8 @@ def _heading(name: str) -> str:
     if not name:
         return "At the top of the file"
     if name == "mta.policy":
-        return "[[mta.policy]], [[msa.policy]], [[lmtp.policy]]"
-    return f"[[{name}]]" if name == "tls.site" else f"[{name}]"
+        return "[[mta.policy]], [[msa.policy]], [[lmtp.policy]], [[outbound.policy]]"
+    return f"[[{name}]]" if name in ("tls.site", "route") else f"[{name}]"
 
 
 def _is_table(field: FieldInfo) -> bool:
@@ -100,6 +102,8 @@ _KINDS = {
     "_hostname": "domain",
     "_mail_address": "address",
     "_owned_address": "address",
+    "_route_domain": "domain",
+    "_next_hop": "next hop",
     "_endpoint": "endpoint",
     "_network": "network",
     "_dns_server": "IP address, port",

@@ -1,4 +1,8 @@
-"""What became of one recipient in one delivery attempt.  A closed union: match on it exhaustively."""
+"""What became of one recipient in one delivery attempt.  A closed union: match on it exhaustively.
+
+`detail` says where and at which step, for history.  `remote` is the name of the host whose reply it is (RFC 3464
+section 2.3.5, Remote-MTA); empty where the words are our own.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,16 @@ from mailhub.model.reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The next hop, or the mailbox, has taken responsibility, durably.  `detail` says where, for history."""
+    """The next hop, or the mailbox, has taken responsibility, durably.
+
+    `notifies` says that the next hop was told what the sender wants to know, and tells him itself (RFC 3461 section
+    5.2.1): then we do not.
+    """
 
     reply: Reply
     detail: str = ""
+    remote: str = ""
+    notifies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,7 @@ class Deferred:
 
     reply: Reply
     detail: str = ""
+    remote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,7 @@ class Failed:
 
     reply: Reply
     detail: str = ""
+    remote: str = ""
 
 
 Outcome: TypeAlias = Delivered | Deferred | Failed

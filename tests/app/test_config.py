@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from mailhub.app.config import Config, from_tables, load, parse
 from mailhub.app.config_errors import ConfigError, Problem, lines
+from mailhub.queue.next_hop import MX, NextHop
 
 FILE = Path("/etc/mailhub/mailhub.toml")
 LEAST = 'hostname = "mail.example.org"\ndata = "/srv/mailhub"\n'
+PEOPLE = '[mda]\ndomains = ["a.example"]\n[accounts]\nfile = "a"\n'
 
 
 def problems(text: str, file: Path = FILE) -> list[Problem]:
@@ -157,6 +159,62 @@ quota = "1GB"
     assert options["quota"] == {"default_octets": 10**9}
 
 
+def test_where_mail_for_others_goes() -> None:
+    config = parse(
+        LEAST
+        + """
+[outbound]
+smarthost = "smtp:Relay.Example.NET:587"
+login = "us"
+password_file = "password"
+[outbound.limits]
+per_destination = 7
+[[route]]
+domain = ".Bücher.example"
+to = "lmtp:unix:run/lists.sock"
+[[route]]
+sender = "@Example.COM"
+to = "smtps:[2001:DB8::1]"
+retry = ["1m"]
+give_up = "1h"
+[[route]]
+domain = "near.example"
+to = "mx"
+tls = "verify"
+""",
+        FILE,
+    )
+    assert config.outbound.smarthost == NextHop("smtp", "relay.example.net", 587)
+    assert config.outbound.password_file == Path("/etc/mailhub/password")
+    assert config.outbound.own_addresses == (ip_network("127.0.0.0/8"), ip_network("::1"))
+    assert config.outbound.limits.per_destination == 7
+    books, senders, near = config.route
+    assert (books.domain, books.to) == (".xn--bcher-kva.example", NextHop("unix", "/etc/mailhub/run/lists.sock"))
+    assert (senders.domain, senders.sender, senders.to) == (None, "@example.com", NextHop("smtps", "2001:db8::1", 465))
+    assert (senders.retry, senders.give_up, senders.tls) == ((60.0,), 3600.0, None)
+    assert (near.to, near.tls) == (MX, "verify")
+
+
+@pytest.mark.parametrize(
+    ("text", "hop"),
+    [
+        ("smtp:relay.example", NextHop("smtp", "relay.example", 25)),
+        ("smtp:localhost:1025", NextHop("smtp", "localhost", 1025)),
+        ("smtps:relay.example", NextHop("smtps", "relay.example", 465)),
+        ("lmtp:127.0.0.1", NextHop("lmtp", "127.0.0.1", 24)),
+        ("smtp:[::1]:2525", NextHop("smtp", "::1", 2525)),
+        ("smtp:[192.0.2.1]", NextHop("smtp", "192.0.2.1", 25)),
+        ("lmtp:unix:/run/a:b", NextHop("unix", "/run/a:b")),
+        ("mx", MX),
+    ],
+)
+def test_a_next_hop_is_read_and_written(text: str, hop: NextHop) -> None:
+    config = parse(f'{LEAST}[[route]]\ndomain = "a.example"\nto = "{text}"\n', FILE)
+    assert config.route[0].to == hop
+    again = parse(f'{LEAST}[[route]]\ndomain = "a.example"\nto = "{hop}"\n', FILE)
+    assert again.route[0].to == hop
+
+
 # --- what is wrong, one mistake at a time -------------------------------------------------------------------------
 
 
@@ -223,6 +281,29 @@ quota = "1GB"
         ('[lmtp]\ntrusted = ["192.0.2.1/24"]', "lmtp.trusted[0]", "expected a network"),
         ('[dns]\nservers = ["resolver.example"]', "dns.servers[0]", "expected an IP address"),
         ('[dns]\nservers = ["127.0.0.1:0"]', "dns.servers[0]", "expected an IP address"),
+        # the way out
+        ('[outbound]\nsmarthost = "relay.example"', "outbound.smarthost", "expected a next hop such as"),
+        ('[outbound]\nsmarthost = "http:relay.example:80"', "outbound.smarthost", "expected a next hop"),
+        ('[outbound]\nsmarthost = "smtp:"', "outbound.smarthost", "expected a next hop"),
+        ('[outbound]\nsmarthost = "smtp:a:b:25"', "outbound.smarthost", "expected a next hop"),
+        ('[outbound]\nsmarthost = "smtp:[relay.example]:25"', "outbound.smarthost", "expected a next hop"),
+        ('[outbound]\nsmarthost = "smtp:relay.example:0"', "outbound.smarthost", "expected a port from 1 to 65535"),
+        ('[outbound]\nsmarthost = "smtp:relay.example:99999"', "outbound.smarthost", "expected a port"),
+        ('[outbound]\nsmarthost = "smtp:re_lay:25"', "outbound.smarthost", "the name or IP address of a host"),
+        ('[outbound]\nsmarthost = "smtp:[1.2.3]:25"', "outbound.smarthost", "the name or IP address of a host"),
+        ('[outbound]\nsmarthost = "smtp:unix:/run/x"', "outbound.smarthost", "only LMTP is spoken"),
+        ("[outbound]\nsmarthost = 25", "outbound.smarthost", "expected a next hop"),
+        ('[outbound]\nsmarthots = "smtp:relay.example"', "outbound.smarthots", 'did you mean "smarthost"?'),
+        ('[outbound]\ntls = "must"', "outbound.tls", 'expected "none", "may", "require" or "verify"; got "must"'),
+        ("[outbound]\nport = 0", "outbound.port", "expected at least 1; got 0"),
+        ('[outbound]\nown_addresses = ["x"]', "outbound.own_addresses[0]", "expected a network"),
+        ("[outbound.limits]\nper_destination = 0", "outbound.limits.per_destination", "expected at least 1"),
+        ('[[route]]\ndomain = "a.example"', "route[0].to", "is required and missing"),
+        ('[[route]]\ndomain = "a b"\nto = "mx"', "route[0].domain", 'or ".example.org" for all domains below it'),
+        ('[[route]]\ndomain = "..a"\nto = "mx"', "route[0].domain", "expected a domain"),
+        ('[[route]]\nsender = "alice"\nto = "mx"', "route[0].sender", "expected an address"),
+        ('[[route]]\ndomain = "a.example"\nto = "mx"\nretry = []', "route[0].retry", "at least one element"),
+        ('[route]\ndomain = "a.example"', "route", "expected an array in brackets"),
     ],
 )
 def test_one_mistake_is_one_clear_message(text: str, key: str, expected: str) -> None:
@@ -282,6 +363,59 @@ def test_what_is_required(text: str, key: str) -> None:
         ('[queue]\nwarn_after = "5d"', "queue.warn_after", "less than queue.give_up, which is 5d"),
         ("[msa.caps]\nmessages_per_hour = 5000", "msa.caps.messages_per_hour", "which is 1000"),
         ('group = "mail"', "group", "expected user beside it"),
+        ('[[route]]\nto = "mx"', "route[0].domain", "a way for all mail is what outbound.smarthost is for"),
+        (
+            '[[route]]\ndomain = "a.example"\nto = "mx"\n[[route]]\ndomain = "A.example"\nto = "mx"',
+            "route[1].domain",
+            "mail that route[0] does not take before",
+        ),
+        (
+            '[[route]]\nsender = "@a.example"\nto = "mx"\n[[route]]\nsender = "@a.example"\nto = "lmtp:h.example"',
+            "route[1].sender",
+            "mail that route[0] does not take before",
+        ),
+        (
+            '[mda]\ndomains = ["a.example"]\n[[route]]\ndomain = "a.example"\nto = "mx"',
+            "route[0].domain",
+            "so its mail stays here",
+        ),
+        ('[[route]]\ndomain = "a.example"\nto = "mx"\ngive_up = "1m"', "route[0].give_up", "than the first wait"),
+        ('[[route]]\ndomain = "a.example"\nto = "mx"\nretry = ["0s"]', "route[0].retry[0]", "at least 1s"),
+        ('[outbound]\nsmarthost = "mx"', "outbound.smarthost", "expected a host"),
+        ('[outbound]\nlogin = "a"\npassword_file = "p"', "outbound.smarthost", "there is a login for one"),
+        ('[outbound]\npassword_file = "p"', "outbound.login", "expected a user name beside the password"),
+        ('[outbound]\nsmarthost = "smtp:h.example"\nlogin = "a"', "outbound.password_file", "beside the login"),
+        (
+            '[outbound]\nsmarthost = "smtp:h.example"\nlogin = "a"\npassword_file = "p"\ntls = "may"',
+            "outbound.tls",
+            "never goes over the network in the clear",
+        ),
+        (
+            '[[route]]\ndomain = "a.example"\nto = "mx"\nlogin = "a"\npassword_file = "p"',
+            "route[0].login",
+            'expected none: we log in over "smtp:" and "smtps:" alone',
+        ),
+        (
+            '[[route]]\ndomain = "a.example"\nto = "smtps:h.example"\ntls = "none"',
+            "route[0].tls",
+            "TLS from the first octet",
+        ),
+        (
+            '[[route]]\ndomain = "a.example"\nto = "lmtp:unix:/x"\ntls = "verify"',
+            "route[0].tls",
+            "no TLS is spoken over a UNIX socket",
+        ),
+        (
+            f'{PEOPLE}[mta]\nlisten = ["tcp:25"]\n[outbound]\nsmarthost = "smtp:mail.example.org"',
+            "outbound.smarthost",
+            "this is our own mta.listen[0]",
+        ),
+        (
+            f'{PEOPLE}[lmtp]\nlisten = ["unix:run/lmtp"]\n[[route]]\ndomain = "b.example"\nto = "lmtp:unix:run/lmtp"',
+            "route[0].to",
+            "this is our own lmtp.listen[0]",
+        ),
+        ('[outbound]\nsrs_domain = "b.example"', "outbound.srs_domain", "expected one of mda.domains"),
         (
             '[[tls.site]]\nnames = ["a.example"]\ncertificate = "c"\nkey = "k"\n' * 2,
             "tls.site[1].names",

@@ -17,7 +17,7 @@ SAMPLE = ROOT / "etc" / "mailhub.toml"
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
 
 #: A commented key or table: "#" and no space behind it.
-COMMENTED = re.compile(r'#(\[|"|[a-z_]+ = )')
+COMMENTED = re.compile(r'#(\[|"|[a-z_0-9]+ = )')
 
 
 def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -68,7 +68,7 @@ def test_every_key_of_the_model_stands_in_the_sample() -> None:
     standing = flat(commented())
     # What a policy looks like is shown once.
     missing = {key for key, _ in keys(Config)} - standing.keys()
-    assert {key for key in missing if not re.match(r"(msa|lmtp)\.policy\.", key)} == set()
+    assert {key for key in missing if not re.match(r"(msa|lmtp|outbound)\.policy\.", key)} == set()
 
 
 def test_every_key_of_the_sample_is_one_of_the_model() -> None:
@@ -79,7 +79,12 @@ def test_the_commented_values_are_the_defaults() -> None:
     standing = flat(commented())
     for key, default in keys(Config):
         # Keys without a default, and an array table, show an example.
-        if default is None or key.startswith("tls.site.") or key == "msa.extra_addresses" or key not in standing:
+        if (
+            default is None
+            or key.startswith(("tls.site.", "route."))
+            or key == "msa.extra_addresses"
+            or key not in standing
+        ):
             continue
         if key not in ("hostname", "data") and not key.endswith("policy.use"):
             written = list(default) if isinstance(default, tuple) else default
