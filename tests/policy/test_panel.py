@@ -230,7 +230,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("opinion", BROKEN, ids=repr)
+@pytest.mark.parametrize("opinion", BROKEN, ids=lambda broken: type(broken).__name__)
 def test_a_failing_policy_never_lets_mail_through(stage: str, opinion: object, failures: list[Any]) -> None:
     last = Says(YES)
     asked = Panel([*seats(opinion), Seat("last", last)], Clock())
@@ -246,7 +246,7 @@ def test_a_failing_policy_never_lets_mail_through(stage: str, opinion: object, f
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("opinion", BROKEN, ids=repr)
+@pytest.mark.parametrize("opinion", BROKEN, ids=lambda broken: type(broken).__name__)
 def test_it_may_be_told_to_refuse(stage: str, opinion: object, failures: list[Any]) -> None:
     verdict = at(stage, panel(opinion, YES, on_failure="refuse"))
     assert isinstance(verdict, Verdict)
@@ -257,7 +257,7 @@ def test_it_may_be_told_to_refuse(stage: str, opinion: object, failures: list[An
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("opinion", BROKEN, ids=repr)
+@pytest.mark.parametrize("opinion", BROKEN, ids=lambda broken: type(broken).__name__)
 def test_it_may_be_told_to_be_ignored_which_is_silence_and_no_more(
     stage: str, opinion: object, failures: list[Any]
 ) -> None:

@@ -6,15 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
 
 from mailhub.model import EnhancedStatus, Reply, path
 from mailhub.wire.smtp import events
 from mailhub.wire.smtp.server import Extensions, Limits, ServerSession
-
-# The same examples each time, however slow the machine is.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
 
 HOST = "mx.example.test"
 
