@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,14 +10,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, however slow or busy the machine is.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
+TWISTD = str(Path(sys.executable).parent / "twistd")
 STARTED = b'"kind":"started"'
 
 CONFIGURATION = """
@@ -73,6 +82,15 @@ class HubProcess:
             return []
         return [path.read_bytes().replace(b"\n", b"\r\n") for path in sorted(inbox.iterdir())]
 
+    def queued(self) -> list[str]:
+        """The recipients of what is in the queue, as its database says."""
+        database = apsw.Connection(str(self.directory / "var" / "spool" / "queue.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+        database.set_busy_timeout(10_000)
+        try:
+            return [str(address) for (address,) in database.execute("SELECT address FROM recipient ORDER BY address")]
+        finally:
+            database.close()
+
     def log(self) -> list[dict[str, object]]:
         path = self.directory / "var" / "log" / "mailhub.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -94,44 +112,77 @@ class HubProcess:
         return self.process.wait(STOP_SECONDS_MAX)
 
 
-def start_hub(directory: Path, configuration: str | None = None, aliases: str = ALIASES) -> HubProcess:
-    """A hub in this directory; returns when it says that it is ready.  Raises RuntimeError with its output if not."""
+#: The accounts file, once it was made: adding users takes its time, and it is the same for every hub.
+_made_accounts: list[bytes] = []
+
+
+def _add_users(config: Path) -> None:
+    for login, password in PASSWORDS.items():
+        subprocess.run(
+            [sys.executable, "-m", "mailhub", "user", "add", login, "--password-stdin", "--config", str(config)],
+            input=password + "\n",
+            text=True,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+
+def start_hub(
+    directory: Path,
+    configuration: str | None = None,
+    aliases: str = ALIASES,
+    arguments: Sequence[str] = (),
+    program: Sequence[str] = (TWISTD,),
+    environ: Mapping[str, str] | None = None,
+    **options: Any,
+) -> HubProcess:
+    """A hub in this directory; returns when it says that it is ready.  Raises RuntimeError with its output if not.
+
+    Where there is a configuration already, it is taken as it lies, and no accounts are made.  `arguments` go behind
+    those of `twistd mailhub`, `environ` to its environment, `options` to subprocess.Popen.
+    """
     config = directory / "mailhub.toml"
     if not config.exists():
         config.write_text(CONFIGURATION if configuration is None else configuration)
         (directory / "aliases").write_text(aliases)
-        for login, password in PASSWORDS.items():
-            subprocess.run(
-                [sys.executable, "-m", "mailhub", "user", "add", login, "--password-stdin", "--config", str(config)],
-                input=password + "\n",
-                text=True,
-                check=True,
-                capture_output=True,
-                timeout=60,
-            )
+        accounts = directory / "accounts"
+        if _made_accounts:
+            accounts.touch(0o600)
+            accounts.write_bytes(_made_accounts[0])
+        else:
+            _add_users(config)
+            _made_accounts.append(accounts.read_bytes())
     told = directory / "notify"
     told.unlink(missing_ok=True)
     history = directory / "var" / "log" / "mailhub.jsonl"
     starts = history.read_bytes().count(STARTED) if history.exists() else 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, (directory / "output").open("wb") as output:
         listener.bind(str(told))
-        listener.settimeout(START_SECONDS_MAX)
+        told.chmod(0o666)  # for a hub that becomes somebody else
+        listener.settimeout(0.5)
+        begun_at = time.monotonic()
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", "mailhub", "--config", str(config)],
+            [
+                *(*program, "-n", "--pidfile=", "mailhub", "--config", str(config)),
+                *arguments,
+            ],
             cwd=directory,
-            env={**os.environ, "NOTIFY_SOCKET": str(told)},
+            env={**os.environ, **(environ or {}), "NOTIFY_SOCKET": str(told)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            **options,
         )
         hub = HubProcess(directory, process)
-        try:
-            while b"READY=1" not in listener.recv(4096):
-                pass
-        except TimeoutError:
-            process.kill()
-            process.wait()
-            raise RuntimeError((directory / "output").read_text()) from None
+        heard = b""
+        while b"READY=1" not in heard:
+            with contextlib.suppress(TimeoutError):
+                heard = listener.recv(4096)
+            if process.poll() is not None or time.monotonic() > begun_at + START_SECONDS_MAX:
+                process.kill()
+                process.wait()
+                raise RuntimeError((directory / "output").read_text())
     # The history is written by a thread, which READY may overtake.
     ends_at = time.monotonic() + START_SECONDS_MAX
     while not history.exists() or history.read_bytes().count(STARTED) <= starts:
@@ -145,11 +196,11 @@ def start_hub(directory: Path, configuration: str | None = None, aliases: str = 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
-    """`start(configuration=..., aliases=...)`: hubs that are ended with the test."""
+    """`start(configuration=..., aliases=..., directory=...)`: hubs that are ended with the test."""
     running: list[HubProcess] = []
 
-    def begin(**options: str) -> HubProcess:
-        hub = start_hub(tmp_path, **options)
+    def begin(directory: Path = tmp_path, **options: Any) -> HubProcess:
+        hub = start_hub(directory, **options)
         running.append(hub)
         return hub
 
@@ -159,8 +210,23 @@ def start(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    """One hub for all tests of a module."""
-    running = start_hub(tmp_path_factory.mktemp("hub"))
+def hub_process() -> Iterator[Callable[..., HubProcess]]:
+    """`hub_process(directory, configuration=..., ...)`: further hubs of a module, as start_hub makes them."""
+    running: list[HubProcess] = []
+
+    def begin(directory: Path, **options: Any) -> HubProcess:
+        running.append(start_hub(directory, **options))
+        return running[-1]
+
+    yield begin
+    for each in running:
+        assert each.stop() == -signal.SIGTERM, (each.directory / "output").read_text()
+
+
+@pytest.fixture(scope="module")
+def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """One hub for all tests of a module, which may have a CONFIGURATION and ALIASES of its own."""
+    configuration, aliases = (getattr(request.module, name, None) for name in ("CONFIGURATION", "ALIASES"))
+    running = start_hub(tmp_path_factory.mktemp("hub"), configuration or CONFIGURATION, aliases or ALIASES)
     yield running
     assert running.stop() == -signal.SIGTERM, (running.directory / "output").read_text()

@@ -63,6 +63,13 @@ def received(
     return text.encode("utf-8")
 
 
+def received_from_user(hostname: str, uid: int, queue_id: str, at: float, only_recipient: Address | None) -> bytes:
+    """The same for a message that a program of this host has left for us, with the user id that it ran under."""
+    recipient = f"{_FOLD}for <{only_recipient}>" if only_recipient is not None else ""
+    text = f"Received: by {hostname} (mailhub, from userid {uid}){_FOLD}id {queue_id}{recipient};{_FOLD}{date(at)}\r\n"
+    return text.encode("utf-8")
+
+
 def field(name: str, body: str) -> bytes:
     """One header field with its CRLF, folded at blanks where a line would pass 78 characters (RFC 5322 section 2.1.1).
 

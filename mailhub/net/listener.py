@@ -3,6 +3,8 @@
 A port that cannot be bound is one clear line, raised from `privilegedStartService`, and nothing stays bound then.
 Twisted's `StreamServerEndpointService` would log the error and go on without the port.
 
+Bound is not open: who connects before `startService` waits in the queue of the kernel.
+
 When the process runs out of descriptors, nothing is accepted for a second at a time: the kernel keeps the callers in
 its queue.  Twisted by itself closes them unheard from a reserved descriptor, and where that one is lost (another thread
 took it) or the whole host is out of files, it tries again without a pause.
@@ -91,6 +93,7 @@ class Listener(Service):
     """Listens on every endpoint for one role; the protocols are built by `factory`.
 
     `backlog` is for endpoints that name none.  `descriptors` is shared with the Doorkeeper that answers 421 4.3.2.
+    `owner` (uid, gid) gets the UNIX sockets that we make as root.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Listener(Service):
         *,
         backlog: int = BACKLOG,
         descriptors: Descriptors | None = None,
+        owner: tuple[int, int] | None = None,
         log: Logger | None = None,
     ) -> None:
         self.role = role
@@ -110,6 +114,7 @@ class Listener(Service):
         self._backlog = backlog
         self._descriptors = Descriptors() if descriptors is None else descriptors
         self._gate = _Gate(self, factory, self._descriptors)
+        self._owner = owner
         self._log = Logger(namespace="mailhub.listener") if log is None else log
         self._ports: list[IListeningPort] = []
         self._watch: IDelayedCall | None = None
@@ -118,7 +123,7 @@ class Listener(Service):
     # --- the service ---------------------------------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
-        """Bind now.  Raises ListenError, and then nothing is bound."""
+        """Bind now, and accept nobody yet.  Raises ListenError, and then nothing is bound."""
         if self._ports:
             return
         try:
@@ -131,9 +136,11 @@ class Listener(Service):
             self._log.debug("{role} listens on {address}", role=self.role, address=_spelled(port.getHost()))
 
     def startService(self) -> None:
-        """Bind, if nobody called privilegedStartService before.  Raises ListenError."""
+        """Accept.  Bind, if nobody called privilegedStartService before.  Raises ListenError."""
         self.privilegedStartService()
         Service.startService(self)  # type: ignore[no-untyped-call]
+        for port in self._pausable():
+            port.startReading()  # type: ignore[no-untyped-call]
         self._watch = self._reactor.callLater(PAUSE_SECONDS, self._watch_on)
 
     def stopService(self) -> Deferred[None]:
@@ -179,7 +186,11 @@ class Listener(Service):
             raise self._error(description, error) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ListenError(f"{self.role}: not an endpoint to listen on: {description}: {error}") from error
+        if isinstance(port, FileDescriptor):
+            port.stopReading()  # type: ignore[no-untyped-call] # until startService
         _set_no_delay(port)
+        if endpoint.kind == "unix" and self._owner is not None and os.geteuid() == 0:
+            os.chown(endpoint.place, *self._owner, follow_symlinks=False)
         return port
 
     def _complete(self, endpoint: Endpoint, description: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IHandshakeListener, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 #: How long a peer may take to read our last words before the connection is cut, in seconds.
 CLOSING_SECONDS_MAX = 30.0
+#: The same when the whole server stops.
+LAST_WORD_SECONDS = 1.0
+
+#: Said to nobody: in place of a banner that was not waited for the session itself says 554.
+_NO_BANNER = Reply(220, "You talked before you were greeted")
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Manners:
     content_rate_min: int = 100
 
 
-@implementer(IHandshakeListener, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class SmtpProtocol(Protocol):
     """One connection.  What is in camelCase is called by Twisted."""
 
@@ -62,13 +67,15 @@ class SmtpProtocol(Protocol):
     transport: Any  # a TCP, TLS or UNIX transport of Twisted's
 
     _waiting: Deferred[Any] | None = None  # for the answer to a question
+    _running = False  # the loop is being gone through
     _paused = False  # the transport has been told to read no more
     _choked = False  # the client does not read what we write
     _closing_since: float | None = None
     _handshake_since: float | None = None
     _content_since: float | None = None
+    _ended = False  # the client has closed its half of the connection
     _lost = False
-    heard_at = 0.0
+    heard_at = 0.0  # when the client last did something as a whole, or sent content
 
     # --- the transport's side ----------------------------------------------------------------------------------
 
@@ -94,16 +101,15 @@ class SmtpProtocol(Protocol):
     def handshakeCompleted(self) -> None:
         self._handshake_since = None
         self.heard_at = self.factory.reception.clock.seconds()
-        reception = self.factory.reception
-        bindings = channel_bindings(self.transport) if reception.logins is not None else {}
+        offers_logins = self._receiver.reception.logins is not None
+        bindings = channel_bindings(self.transport) if offers_logins else {}
         self._receiver.tls_started(describe(self.transport), bindings)
-        if reception.logins is not None and not bindings:
+        if offers_logins and not bindings:
             self._wire.extensions = replace(self._wire.extensions, auth=MECHANISMS_WITHOUT_BINDING)
         if self.factory.implicit_tls:
             self._run()
 
     def dataReceived(self, octets: bytes) -> None:
-        self.heard_at = self.factory.reception.clock.seconds()
         self._wire.receive(octets)
         waiting = self._waiting
         if waiting is None:
@@ -115,11 +121,21 @@ class SmtpProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self.factory.left(self, self._session.peer.ip, admitted=self._refusal is None)
-        if self._waiting is not None and not self._wire.is_committing:
+        if self._waiting is not None and not self._receiver.is_committing:
             self._waiting.cancel()
         self._wire.connection_lost()
         self._receiver.ended()
+        self.factory.left(self, self._session.peer.ip, admitted=self._refusal is None)
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more, and is still owed every answer: Exim closes its half of the connection right
+        behind the content and QUIT, and delivers the message once more if it does not hear the 250."""
+        self._ended = True
+        if not self._running:
+            self._run()
+
+    def writeConnectionLost(self) -> None:
+        """Never called: we close both halves at once."""
 
     # A client that sends commands but does not read the replies is not read from either.
 
@@ -140,18 +156,26 @@ class SmtpProtocol(Protocol):
     def _run(self) -> None:
         """Have events answered until there are no more octets, or an answer must be waited for."""
         wire = self._wire
+        self._running = True
+        event: events.Event | None = None
         while self._waiting is None and not self._choked and not self._lost:
-            event = wire.next_event()
-            if event is None:
+            following = wire.next_event()
+            if following is None:
                 break
+            event = following
             answer = self._answer(event)
             if isinstance(answer, Deferred):
-                self._flush()
                 self._waiting = answer
-                answer.addBoth(self._answered, event)
-                return
-            self._say(event, answer)
-        self._flush()
+                answer.addBoth(self._answered, event).addErrback(self._lost_the_thread)
+            else:
+                self._say(event, answer)
+        self._running = False
+        # Whoever was answered has its time anew, however long we took.  Octets alone are no reason: a client that sends
+        # a line octet by octet does nothing for as long, and content has a rate to keep.
+        if self._flush() or event is not None or self._content_since is not None:
+            self.heard_at = self.factory.reception.clock.seconds()
+        if self._ended and self._waiting is None and not self._choked:
+            self._close()
 
     def _answer(self, event: events.Event) -> Any:
         if self._refusal is not None and type(event) is events.Connected:
@@ -159,7 +183,7 @@ class SmtpProtocol(Protocol):
         try:
             return self._receiver.answer(event)
         except Exception:
-            return self._broken(event)
+            return self._failed(Failure(), event)  # type: ignore[no-untyped-call]
 
     def _answered(self, answer: Any, event: events.Event) -> None:
         self._waiting = None
@@ -168,46 +192,58 @@ class SmtpProtocol(Protocol):
         if self._lost:
             return
         self._say(event, answer)
-        self._resume()
+        if not self._running:
+            self._resume()
 
-    def _failed(self, failure: Failure, event: events.Event) -> Any:
-        if isinstance(failure.value, CancelledError):
-            return replies.LOCAL_TROUBLE
-        self.log.failure("no answer to {event}", failure=failure, event=type(event).__name__)
-        return replies.LOCAL_TROUBLE
-
-    def _broken(self, event: events.Event) -> Reply | None:
+    def _failed(self, failure: Failure, event: events.Event) -> Reply | None:
         """A bug of ours costs the client a 451 (rule 3 of the design), or a notice nothing."""
-        self.log.failure("no answer to {event}", event=type(event).__name__)
+        if isinstance(failure.value, CancelledError):
+            # A client that is lost hears nothing of this; one that talked early is told so by the session.
+            return _NO_BANNER if type(event) is events.Connected else replies.LOCAL_TROUBLE
+        self.log.failure("no answer to {event}", failure=failure, event=type(event).__name__)
+        if type(event) is events.ContentEnded:
+            self._receiver.abandon()
         return replies.LOCAL_TROUBLE if isinstance(event, events.Question) else None
+
+    def _lost_the_thread(self, failure: Failure) -> None:
+        """What a session says next is unknown after a bug here, so it says nothing any more."""
+        self.log.failure("session cut", failure=failure)
+        self.transport.abortConnection()
 
     def _say(self, event: events.Event, answer: Any) -> None:
         kind = type(event)
         if answer is None:
             if kind is events.SessionEnded:
                 self._close()
+            elif kind is events.TransactionAborted:
+                self._content_since = None
             return
         if isinstance(answer, Challenge):
             self._wire.challenge(answer.octets)
             return
+        if kind is events.StartTlsRequested and self.factory.tls is None:
+            answer = replies.TLS_BROKEN
         self._wire.respond(answer)
         if kind is events.StartTlsRequested:
-            if answer.is_positive:
+            if self._wire.awaits_tls:
                 self._start_tls()
         elif kind is events.ContentRequested:
-            self._content_since = self.heard_at
+            if answer.is_positive:
+                self._content_since = self.factory.reception.clock.seconds()
         elif kind is events.ContentEnded:
             self._content_since = None
             if self.factory.draining:
                 self.dismiss(replies.SHUTTING_DOWN)
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Write what is to be said; whether there was anything."""
         output = self._wire.take_output()
         if output:
             self.transport.write(output)
+        return bool(output)
 
     def _pause(self) -> None:
-        if not self._paused and not self._lost:
+        if not self._paused and not self._lost and self._closing_since is None:
             self._paused = True
             self.transport.pauseProducing()
 
@@ -216,19 +252,23 @@ class SmtpProtocol(Protocol):
             self._flush()
             return
         self._run()
-        if self._paused and self._waiting is None and not self._choked and not self._lost:
+        if self._paused and self._waiting is None and not (self._choked or self._lost or self._ended):
             self._paused = False
             self.transport.resumeProducing()
 
     def _start_tls(self) -> None:
         self._flush()
-        assert self.factory.tls is not None, "STARTTLS is offered only where there are certificates"
-        self._handshake_since = self.heard_at
+        self._handshake_since = self.factory.reception.clock.seconds()
         self.transport.startTLS(self.factory.tls)
         self._wire.tls_started()
         self._wire.extensions = self.factory.manners.under_tls
 
     # --- the end -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the client waits for us, and not we for the client."""
+        return self._waiting is not None
 
     @property
     def is_idle(self) -> bool:
@@ -238,7 +278,7 @@ class SmtpProtocol(Protocol):
     def dismiss(self, reply: Reply) -> None:
         """End the session from our side with a 421 (RFC 5321 section 3.8)."""
         self._wire.dismiss(reply)
-        self._flush()
+        self._receiver.ended()
         self._close()
 
     def look_at_clock(self, now: float) -> None:
@@ -246,13 +286,15 @@ class SmtpProtocol(Protocol):
         manners = self.factory.manners
         idle_seconds = manners.hurried_idle_seconds if self.factory.doorkeeper.is_busy else manners.idle_seconds
         if self._closing_since is not None:
-            if now - self._closing_since > CLOSING_SECONDS_MAX:
+            # Under TLS the other side has a word in closing, too, and may never say it.
+            seconds = LAST_WORD_SECONDS if self.factory.draining else CLOSING_SECONDS_MAX
+            if now - self._closing_since > seconds:
                 self.transport.abortConnection()
         elif self._handshake_since is not None:
             if now - self._handshake_since > manners.tls_seconds:
                 self.transport.abortConnection()
-        elif self._waiting is not None:
-            return  # the client waits for us, not we for the client
+        elif self.is_answering:
+            return
         elif self.factory.draining and self.is_idle:
             self.dismiss(replies.SHUTTING_DOWN)
         elif now - self.heard_at > idle_seconds:
@@ -266,6 +308,9 @@ class SmtpProtocol(Protocol):
         if self._closing_since is None and not self._lost:
             self._closing_since = self.factory.reception.clock.seconds()
             self._flush()  # under TLS nothing can be written any more once the connection is being closed
+            if self._paused:  # and the end of the other side must be heard
+                self._paused = False
+                self.transport.resumeProducing()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -273,7 +318,8 @@ class SmtpProtocol(Protocol):
 class SmtpFactory(ServerFactory):
     """The sessions of one role on one kind of port.
 
-    `reception` and `manners` may be replaced at any time: sessions that begin later use the new ones.
+    `reception` and `manners` may be replaced at any time: sessions that begin later use the new ones.  `name` tells
+    this kind of port from the others of the hub, and so its sessions from theirs; without it, it is the role.
     """
 
     protocol = SmtpProtocol  # type: ignore[assignment]
@@ -289,7 +335,9 @@ class SmtpFactory(ServerFactory):
         doorkeeper: Doorkeeper,
         tls: CertificateStore | None = None,
         implicit_tls: bool = False,
+        name: str | None = None,
     ) -> None:
+        self.name = reception.role if name is None else name
         self.reception = reception
         self.manners = manners
         self.doorkeeper = doorkeeper
@@ -300,20 +348,23 @@ class SmtpFactory(ServerFactory):
         self._empty: Deferred[None] | None = None
         self._numbers = count(1)
         self._clock_call: Any = None
+        self._cut_call: Any = None
 
     def session_of(self, peer: IAddress, host: IAddress) -> Session:
         """A new session value for a connection between these two ends."""
         clock = self.reception.clock
         number = next(self._numbers)
-        return Session(
-            f"{self.reception.role}-{int(clock.seconds()):x}-{number:x}", self.reception.role, ends(peer, host)
-        )
+        return Session(f"{self.name}-{int(clock.seconds()):x}-{number:x}", self.reception.role, ends(peer, host))
 
     def startFactory(self) -> None:
         self._clock_call = self.reception.clock.callLater(self.CLOCK_SECONDS, self._look_at_clock)
 
     def stopFactory(self) -> None:
-        if self._clock_call is not None and self._clock_call.active() and not self.sessions:
+        if not self.sessions:
+            self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        if self._clock_call is not None and self._clock_call.active():
             self._clock_call.cancel()
 
     def _look_at_clock(self) -> None:
@@ -335,22 +386,30 @@ class SmtpFactory(ServerFactory):
         """Let open transactions finish, dismiss the rest, cut what is left after so many seconds."""
         self.draining = True
         done: Deferred[None] = Deferred()
-        if not self.sessions:
-            done.callback(None)
-            return done
-        self._empty = done
-        deadline = self.reception.clock.callLater(seconds, self._cut)
+        deadline = self.reception.clock.callLater(seconds, self._dismiss_all)
+
+        def over(_: Any) -> None:
+            self._stop_clock()
+            for call in (deadline, self._cut_call):
+                if call is not None and call.active():
+                    call.cancel()
+
+        done.addBoth(over)
         for session in tuple(self.sessions):
             if session.is_idle:
                 session.dismiss(replies.SHUTTING_DOWN)
+        if self.sessions:
+            self._empty = done
+        else:
+            done.callback(None)
+        return done
 
-        def over(_: Any) -> None:
-            if deadline.active():
-                deadline.cancel()
-            if self._clock_call is not None and self._clock_call.active():
-                self._clock_call.cancel()
-
-        return done.addBoth(over)
+    def _dismiss_all(self) -> None:
+        """The time is over.  Who waits for an answer of ours is told nothing that could be wrong."""
+        for session in tuple(self.sessions):
+            if not session.is_answering:
+                session.dismiss(replies.SHUTTING_DOWN)
+        self._cut_call = self.reception.clock.callLater(LAST_WORD_SECONDS, self._cut)
 
     def _cut(self) -> None:
         for session in tuple(self.sessions):
@@ -365,4 +424,5 @@ def ends(peer: IAddress, host: IAddress) -> Peer:
 
 
 def _plain(ip: str) -> str:
+    ip = ip.partition("%")[0]  # a zone means something on this host only (RFC 4007 section 11)
     return ip.removeprefix("::ffff:") if ip.startswith("::ffff:") and "." in ip else ip

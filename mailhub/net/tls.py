@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IHalfCloseableProtocol, IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -128,7 +128,7 @@ class CertificateStore:
         """A connection that answers for the default until the client has said which name it wants."""
         if not 0.0 <= self._clock.seconds() - self._checked_at < CHECK_SECONDS:
             self.check_changed()
-        return SSL.Connection(self._default.context, None)
+        return _Connection(self._default.context, protocol)
 
     def wrap(self, factory: IProtocolFactory) -> TLSMemoryBIOFactory:
         """The same factory behind TLS from the first octet (RFC 8314 section 3)."""
@@ -245,6 +245,35 @@ class CertificateStore:
             return
         if mode & 0o004:
             self._log.warn("the private key {key} can be read by every user of this host", key=str(served.pair.key))
+
+
+class _Connection(SSL.Connection):
+    """A connection that can go on writing when the client has ended its direction (RFC 8446 section 6.1).
+
+    Twisted closes both directions at once, and what the client still waits for is lost.  Here a protocol that takes
+    half-closed connections is told by `readConnectionLost`, and closes when it has said everything.
+    """
+
+    def __init__(self, context: SSL.Context, protocol: TLSMemoryBIOProtocol) -> None:
+        super().__init__(context, None)
+        self._protocol = protocol
+        self._has_ended = False
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """See OpenSSL.SSL.Connection.  Behind the client's close_notify there is nothing to read, ever."""
+        if not self._has_ended:
+            try:
+                return super().recv(bufsiz, flags)
+            except SSL.ZeroReturnError:
+                wrapped = self._protocol.wrappedProtocol
+                if self._protocol.disconnecting or not IHalfCloseableProtocol.providedBy(wrapped):
+                    raise  # both directions have ended
+                self._has_ended = True
+                # The end of the TCP stream comes next.  It says nothing new, but would close both directions.
+                transport: Any = self._protocol.transport
+                transport.pauseProducing()
+                wrapped.readConnectionLost()
+        raise SSL.WantReadError
 
 
 # --- reading files ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ reply after the same work.
 from __future__ import annotations
 
 import random
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +21,7 @@ MECHANISMS = sasl.offered(tuple(sasl.ChannelBinding(kind, b"any") for kind in sa
 #: The same where the TLS connection cannot be bound to.
 MECHANISMS_WITHOUT_BINDING = sasl.offered()
 
-_NONCE_CHARACTERS = string.ascii_letters + string.digits
-_NONCE_LENGTH = 24
+_NONCE_BITS = 144
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Logins:
 
     def begin(self, session: Session, mechanism: str, bindings: Mapping[str, bytes]) -> LoginAttempt | None:
         """One attempt to log in, or None if the mechanism is not offered."""
-        nonce = "".join(self.random.choices(_NONCE_CHARACTERS, k=_NONCE_LENGTH))
+        nonce = f"{self.random.getrandbits(_NONCE_BITS):0{_NONCE_BITS // 4}x}"
         found: Sequence[sasl.ChannelBinding] = [
             sasl.ChannelBinding(kind, data) for kind, data in bindings.items() if kind in sasl.BINDING_TYPES
         ]

@@ -15,26 +15,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory, ISpool, SpoolError, SpoolFull
-from mailhub.model import (
-    Address,
-    Envelope,
-    ForwardPath,
-    Hello,
-    Identity,
-    Recipient,
-    Reply,
-    Session,
-    Tls,
-    Transaction,
-    trace,
-)
+from mailhub.model import Address, Envelope, ForwardPath, Hello, Identity, Reply, Session, Tls, Transaction
 from mailhub.policy.begin import begin
 from mailhub.policy.panel import Panel, Verdict
 from mailhub.queue.resolution import Resolution, resolve
 from mailhub.receiver import replies, submission
 from mailhub.receiver.incoming import Incoming
 from mailhub.receiver.login import LoginAttempt, Logins
-from mailhub.wire import header as header_section
+from mailhub.receiver.transaction import Fields, OpenTransaction
 from mailhub.wire.smtp import events
 
 if TYPE_CHECKING:
@@ -53,6 +41,9 @@ Result = TypeVar("Result")
 Answer: TypeAlias = Reply | Challenge | None
 LoginStep: TypeAlias = bytes | Identity | Reply
 Answers: TypeAlias = "Answer | Deferred[Answer]"
+
+WELCOME = Reply(250, "At your service")  # the wire puts our name before it
+TOO_MANY_FIELDS = "the policies together would put too many header fields before the message"
 
 
 @dataclass(frozen=True)
@@ -86,11 +77,10 @@ class Receiver:
     def __init__(self, reception: Reception, session: Session) -> None:
         self.reception = reception
         self.session = session
-        self._transaction: Transaction | None = None
-        self._fields: tuple[tuple[str, str], ...] = ()
-        self._resolutions: list[tuple[ForwardPath, Resolution]] = []
-        self._recipients_total = 0
-        self._incoming: Incoming | None = None
+        self.is_committing = False  # a message is being made durable: whatever happens now, it may be ours
+        self._mail: OpenTransaction | None = None
+        self._connection_fields: Fields = ()
+        self._hello_fields: Fields = ()
         self._bindings: Mapping[str, bytes] = {}
         self._attempt: LoginAttempt | None = None
         self._failed_logins = 0
@@ -104,12 +94,20 @@ class Receiver:
 
         `bindings` are the channel bindings of this connection, by their registered names.
         """
-        self.session = replace(self.session, tls=tls, hello=None)
+        self.ended()
+        self.session = replace(self.session, tls=tls, hello=None, identity=None)
+        self._hello_fields = ()
         self._bindings = bindings
 
+    def abandon(self) -> None:
+        """The transaction is over: nothing of it stays."""
+        mail, self._mail = self._mail, None
+        if mail is not None:
+            mail.discard()
+
     def ended(self) -> None:
-        """The connection is gone: nothing of an unfinished transaction stays."""
-        self._reset()
+        """The connection is gone: nothing of what was under way stays, but for a commit."""
+        self.abandon()
         self._attempt = None
 
     # --- before a transaction ----------------------------------------------------------------------------------
@@ -120,7 +118,8 @@ class Receiver:
 
     def _greet(self, verdict: Verdict) -> Answers:
         if verdict.reply is not None and not verdict.reply.is_positive:
-            return verdict.reply
+            return self._refused(verdict.reply, "connection", by=verdict.by)
+        self._connection_fields = verdict.fields
         banner = Reply(220, f"{self.reception.hostname} {'LMTP' if self.reception.role == 'lmtp' else 'ESMTP'} mailhub")
         if self.reception.greet_delay_seconds <= 0:
             return banner
@@ -136,9 +135,10 @@ class Receiver:
     def _welcome(self, verdict: Verdict, greeted: Session) -> Answer:
         if verdict.reply is not None and not verdict.reply.is_positive:
             return self._refused(verdict.reply, "hello", by=verdict.by)
-        self._reset()  # RFC 5321 section 4.1.4: a new hello ends the transaction
+        self.abandon()  # RFC 5321 section 4.1.4: a new hello ends the transaction
         self.session = greeted
-        return Reply(250, "At your service")
+        self._hello_fields = verdict.fields
+        return WELCOME
 
     def _start_tls(self, _: events.StartTlsRequested) -> Answer:
         return replies.START_TLS
@@ -180,9 +180,10 @@ class Receiver:
 
     # --- the transaction ---------------------------------------------------------------------------------------
 
-    def _mail(self, event: events.MailReceived) -> Answers:
+    def _mail_begun(self, event: events.MailReceived) -> Answers:
+        self.abandon()
         if not self.reception.spool.room(event.parameters.size or 0):
-            return self._refused(replies.NO_ROOM, "MAIL")
+            return self._refused(replies.NO_ROOM, "MAIL", reverse_path=event.reverse_path)
         transaction = Transaction(self.session, event.reverse_path, event.parameters)
         verdict = self.reception.panel.judge_sender(transaction)
         return _then(verdict, lambda verdict: self._sender_judged(verdict, transaction))
@@ -191,17 +192,19 @@ class Receiver:
         opinion = verdict.reply
         if opinion is not None and not opinion.is_positive:
             return self._refused(opinion, "MAIL", reverse_path=transaction.reverse_path, by=verdict.by)
-        self._transaction = transaction
-        self._fields += verdict.fields
+        mail = OpenTransaction(transaction)
+        if not mail.prepend((*self._connection_fields, *self._hello_fields, *verdict.fields)):
+            return self._refused(replies.LOCAL_TROUBLE, "MAIL", cause=TOO_MANY_FIELDS)
+        self._mail = mail
         return replies.SENDER_OK if opinion is None else opinion
 
     def _rcpt(self, event: events.RcptReceived) -> Answers:
-        assert self._transaction is not None
+        assert self._mail is not None
         address = event.recipient
         if not address.domain:  # RFC 5321 section 4.5.1: postmaster needs no domain
             address = Address(address.local, self.reception.postmaster_domain)
         recipient = ForwardPath(address, event.parameters)
-        verdict = self.reception.panel.judge_recipient(self._transaction, recipient)
+        verdict = self.reception.panel.judge_recipient(self._mail.value, recipient)
         return _then(verdict, lambda verdict: self._recipient_judged(verdict, recipient))
 
     def _recipient_judged(self, verdict: Verdict, recipient: ForwardPath) -> Answers:
@@ -209,9 +212,8 @@ class Receiver:
         if opinion is None or not opinion.is_positive:
             # The panel refuses where all were silent; should it ever not, silence is still no permission.
             return self._refused(opinion or replies.LOCAL_TROUBLE, "RCPT", recipient=recipient.address, by=verdict.by)
-        self._fields += verdict.fields
         resolution = begin(self._resolve(recipient))
-        return _then(resolution, lambda found: self._recipient_resolved(found, recipient, opinion))
+        return _then(resolution, lambda found: self._recipient_resolved(found, recipient, opinion, verdict.fields))
 
     async def _resolve(self, recipient: ForwardPath) -> Resolution | None:
         try:
@@ -219,120 +221,87 @@ class Receiver:
         except AccountsUnavailable:
             return None
 
-    def _recipient_resolved(self, resolution: Resolution | None, recipient: ForwardPath, opinion: Reply) -> Answer:
-        assert self._transaction is not None
+    def _recipient_resolved(
+        self, resolution: Resolution | None, recipient: ForwardPath, opinion: Reply, fields: Fields
+    ) -> Answer:
+        mail = self._mail
+        assert mail is not None
         refusal = replies.LOCAL_TROUBLE if resolution is None else resolution.refusal
         if resolution is None or refusal is not None:
             return self._refused(refusal or replies.LOCAL_TROUBLE, "RCPT", recipient=recipient.address)
-        if self._recipients_total + len(resolution.destinations) > self.reception.recipients_total_max:
+        if mail.destinations + len(resolution.destinations) > self.reception.recipients_total_max:
             return self._refused(replies.TOO_MANY_RECIPIENTS, "RCPT", recipient=recipient.address)
-        self._recipients_total += len(resolution.destinations)
-        self._resolutions.append((recipient, resolution))
-        self._transaction = replace(self._transaction, recipients=(*self._transaction.recipients, recipient))
+        if not mail.prepend(fields):
+            # With fewer recipients there are fewer fields, where there are others to send it to already.
+            too_many = replies.TOO_MANY_RECIPIENTS if mail.destinations else replies.LOCAL_TROUBLE
+            return self._refused(too_many, "RCPT", recipient=recipient.address, cause=TOO_MANY_FIELDS)
         if resolution.steps:
             self.reception.history.record(
                 "resolved", self.session.id, recipient=recipient.address, steps=[str(step) for step in resolution.steps]
             )
+        mail.accept(recipient, resolution)
         return opinion
 
     # --- the content -------------------------------------------------------------------------------------------
 
     def _content_requested(self, _: events.ContentRequested) -> Answer:
+        assert self._mail is not None
         try:
             draft = self.reception.spool.draft()
-        except SpoolFull:
-            return self._refused(replies.NO_ROOM, "DATA")
         except SpoolError as error:
-            return self._refused(replies.LOCAL_TROUBLE, "DATA", cause=str(error))
-        self._incoming = Incoming(draft, submission.without_bcc if self.reception.submits else None)
+            return self._refused(_trouble(error), "DATA", cause=str(error))
+        self._mail.incoming = Incoming(
+            draft,
+            submission.without_bcc if self.reception.submits else None,
+            self._mail.value.parameters.body == "BINARYMIME",
+        )
         return replies.SEND_CONTENT
 
     def _content_received(self, event: events.ContentReceived) -> None:
-        assert self._incoming is not None
-        self._incoming.write(event.octets)
+        assert self._mail is not None
+        assert self._mail.incoming is not None
+        self._mail.incoming.write(event.octets)
 
     def _content_ended(self, event: events.ContentEnded) -> Answers:
-        assert self._incoming is not None
-        assert self._transaction is not None
-        incoming = self._incoming
+        mail = self._mail
+        assert mail is not None
+        incoming = mail.incoming
+        assert incoming is not None
         if event.fault is None:
             incoming.end()
         fault = event.fault or incoming.fault
-        if fault is None and header_section.count(incoming.header, b"received") > self.reception.hops_max:
+        if fault is None and incoming.hops > self.reception.hops_max:
             fault = replies.TOO_MANY_HOPS
         if fault is not None:
-            return self._end_transaction(
-                self._refused(fault, "content", queue_id=incoming.queue_id, cause=incoming.cause)
-            )
-        transaction = self._transaction
-        verdict = self.reception.panel.judge_content(transaction, incoming)
-        return _then(verdict, lambda verdict: self._content_judged(verdict, incoming, transaction))
+            return self._content_refused(fault, incoming, cause=incoming.cause)
+        verdict = self.reception.panel.judge_content(mail.value, incoming)
+        return _then(verdict, lambda verdict: self._content_judged(verdict, mail, incoming))
 
-    def _content_judged(self, verdict: Verdict, incoming: Incoming, transaction: Transaction) -> Answers:
+    def _content_judged(self, verdict: Verdict, mail: OpenTransaction, incoming: Incoming) -> Answers:
         opinion = verdict.reply
-        if self._incoming is not incoming:  # the connection was lost while the policies thought
+        if self._mail is not mail:  # the connection was lost while the policies thought
             return replies.LOCAL_TROUBLE
         if opinion is not None and not opinion.is_positive:
-            return self._end_transaction(self._refused(opinion, "content", queue_id=incoming.queue_id, by=verdict.by))
-        envelope = self._envelope(incoming, transaction, self._fields + verdict.fields)
-        self._incoming = None  # from here on the commit decides; a lost connection changes nothing any more
-        return _then(begin(self._keep(incoming, envelope)), self._end_transaction)
-
-    def _envelope(self, incoming: Incoming, transaction: Transaction, fields: tuple[tuple[str, str], ...]) -> Envelope:
-        now = self.reception.clock.seconds()
-        parameters = transaction.parameters
-        only = transaction.recipients[0].address if len(transaction.recipients) == 1 else None
-        hostname = self.reception.hostname
-        prefix = trace.received(self.session, hostname, incoming.queue_id, now, only, parameters.smtputf8)
-        if fields:
-            prefix = b"".join(trace.field(name, body) for name, body in fields) + prefix
-        if self.reception.submits:
-            prefix += submission.missing_fields(
-                incoming.header, transaction.reverse_path, hostname, incoming.queue_id, now
-            )
-        if not header_section.begins_with_field(incoming.header):
-            prefix += b"\r\n"
-        identity = self.session.identity
-        return Envelope(
-            queue_id=incoming.queue_id,
-            reverse_path=transaction.reverse_path,
-            recipients=self._recipients(now),
-            received_at=now,
-            prefix=prefix,
-            size=incoming.draft.size,
-            parameters=parameters,
-            peer_ip=self.session.peer.ip,
-            login=identity.login if identity is not None else None,
-            session_id=self.session.id,
-        )
-
-    def _recipients(self, now: float) -> tuple[Recipient, ...]:
-        """The recipients after aliases were resolved; whoever is reached on several ways gets one copy."""
-        found: dict[Address, Recipient] = {}
-        for forward_path, resolution in self._resolutions:
-            for destination in resolution.destinations:
-                if destination.address not in found:
-                    found[destination.address] = Recipient(
-                        address=destination.address,
-                        original=forward_path.address,
-                        orcpt=forward_path.parameters.orcpt,
-                        notify=forward_path.parameters.notify,
-                        forwarded_by=destination.forwarded_by,
-                        next_attempt_at=now,
-                    )
-        return tuple(found.values())
+            return self._content_refused(opinion, incoming, by=verdict.by)
+        if not mail.prepend(verdict.fields):
+            return self._content_refused(replies.LOCAL_TROUBLE, incoming, cause=TOO_MANY_FIELDS)
+        reception = self.reception
+        envelope = mail.envelope(incoming, reception.hostname, reception.submits, reception.clock.seconds())
+        self._mail = None  # from here on the commit decides; a lost connection changes nothing any more
+        return begin(self._keep(incoming, envelope))
 
     async def _keep(self, incoming: Incoming, envelope: Envelope) -> Reply:
         """Commit; only what comes back from there without an error is answered with 250 (rule 1 of the design)."""
+        self.is_committing = True
         try:
             await incoming.draft.commit(envelope)
-        except SpoolFull as error:
-            incoming.draft.discard()
-            return self._refused(replies.NO_ROOM, "content", queue_id=envelope.queue_id, cause=str(error))
         except SpoolError as error:
-            incoming.draft.discard()
-            self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
-            return self._refused(replies.LOCAL_TROUBLE, "content", queue_id=envelope.queue_id, cause=str(error))
+            if not isinstance(error, SpoolFull):
+                self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
+            return self._content_refused(_trouble(error), incoming, cause=str(error))
+        finally:
+            self.is_committing = False
+            incoming.draft.discard()  # harmless if it was committed
         self.reception.history.record(
             "queued",
             self.session.id,
@@ -343,10 +312,10 @@ class Receiver:
         )
         return replies.queued(envelope.queue_id)
 
-    def _end_transaction(self, reply: Reply) -> Answer:
+    def _content_refused(self, reply: Reply, incoming: Incoming, **facts: Any) -> Reply:
         """The reply to the content; the wire repeats it for each recipient where LMTP wants that."""
-        self._reset()
-        return reply
+        self.abandon()
+        return self._refused(reply, "content", queue_id=incoming.queue_id, **facts)
 
     # --- throughout --------------------------------------------------------------------------------------------
 
@@ -354,26 +323,20 @@ class Receiver:
         self._refused(event.reply, event.verb)
 
     def _aborted(self, _: events.TransactionAborted) -> None:
-        self._reset()
+        self.abandon()
 
     def _session_ended(self, _: events.SessionEnded) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        if self._incoming is not None:
-            self._incoming.draft.discard()
-            self._incoming = None
-        if self._transaction is not None or self._fields:
-            self._transaction = None
-            self._fields = ()
-            self._resolutions = []
-            self._recipients_total = 0
+        self.abandon()
 
     def _refused(self, reply: Reply, stage: str, queue_id: str = "", **facts: Any) -> Reply:
         self.reception.history.record(
             "refused", self.session.id, queue_id, stage=stage, reply=reply, peer=self.session.peer.ip, **facts
         )
         return reply
+
+
+def _trouble(error: SpoolError) -> Reply:
+    return replies.NO_ROOM if isinstance(error, SpoolFull) else replies.LOCAL_TROUBLE
 
 
 def _then(
@@ -392,7 +355,7 @@ _ANSWERS: dict[type[events.Event], Callable[[Receiver, Any], Answers]] = {
     events.AuthRequested: Receiver._auth,
     events.AuthContinued: Receiver._auth_continued,
     events.AuthAborted: Receiver._auth_aborted,
-    events.MailReceived: Receiver._mail,
+    events.MailReceived: Receiver._mail_begun,
     events.RcptReceived: Receiver._rcpt,
     events.ContentRequested: Receiver._content_requested,
     events.ContentReceived: Receiver._content_received,

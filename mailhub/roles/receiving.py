@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Edge:
-    """What all listening roles share.  `offer` is what each of them offers at least; times in seconds."""
+    """What all listening roles share.  `owner` (uid, gid) gets the UNIX sockets that are made as root."""
 
     reactor: Any
     doorkeeper: Doorkeeper
@@ -31,6 +32,7 @@ class Edge:
     certificates: CertificateStore
     backlog: int = BACKLOG
     drain_seconds: float = 20.0
+    owner: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class ReceivingRole(MultiService):
         for door in doors:
             if not door.endpoints:
                 continue
-            factory = SmtpFactory(reception, manners, edge.doorkeeper, edge.certificates, door.implicit_tls)
+            factory = SmtpFactory(reception, manners, edge.doorkeeper, edge.certificates, door.implicit_tls, door.name)
             listener = Listener(
                 edge.reactor,
                 door.name,
@@ -90,6 +92,7 @@ class ReceivingRole(MultiService):
                 edge.certificates.wrap(factory) if door.implicit_tls else factory,
                 backlog=edge.backlog,
                 descriptors=edge.descriptors,
+                owner=edge.owner,
             )
             self.factories.append(factory)
             self.listeners.append(listener)
@@ -108,7 +111,7 @@ class ReceivingRole(MultiService):
                 factory.reception.history.record(
                     "listening",
                     role=listener.role,
-                    host=str(getattr(address, "host", getattr(address, "name", ""))),
+                    host=getattr(address, "host", "") or os.fsdecode(getattr(address, "name", b"")),
                     port=getattr(address, "port", 0),
                 )
 

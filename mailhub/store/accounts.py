@@ -170,6 +170,7 @@ class FileAccounts:
         self._sources: tuple[AccountsFile, AliasesFile] = (NO_ACCOUNTS, NO_ALIASES)
         self._directory: Directory | None = None
         self._reported: frozenset[Problem] = frozenset()
+        self._troubles: list[Problem] = []
 
     # --- who there is ----------------------------------------------------------------------------------------------
 
@@ -207,7 +208,26 @@ class FileAccounts:
             return []
         return [Problem(str(path), 0, "every user of this machine can read the password hashes", f"chmod 640 {path}")]
 
+    def tell_problems(self) -> None:
+        """Log all that is wrong with the files, for the start; what changes later is logged as it is read."""
+        self._tell(self.problems())
+
     def _now(self) -> Directory:
+        try:
+            return self._read()
+        finally:
+            self._tell_troubles()
+
+    def _tell_troubles(self) -> None:
+        """A file that cannot be read is told when that begins, and when the reason changes."""
+        troubles = [file.problem for file in (self._accounts_file, self._aliases_file) if file and file.problem]
+        if troubles != self._troubles:
+            for trouble in troubles:
+                if trouble not in self._troubles:
+                    _log.error("{problem}", problem=str(trouble))
+            self._troubles = troubles
+
+    def _read(self) -> Directory:
         accounts = NO_ACCOUNTS if self._accounts_file is None else self._accounts_file.current()
         aliases = NO_ALIASES if self._aliases_file is None else self._aliases_file.current()
         directory = self._directory
@@ -220,7 +240,7 @@ class FileAccounts:
     def _tell(self, problems: Iterable[Problem]) -> None:
         """Log each problem once, not at every change of a file that keeps it."""
         now = frozenset(problems)
-        for problem in sorted(now - self._reported):
+        for problem in sorted(now - self._reported - set(self._troubles)):
             _log.warn("{problem}", problem=str(problem))
         self._reported = now
 

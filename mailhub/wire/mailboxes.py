@@ -46,11 +46,24 @@ def parse_mailboxes(field: str) -> tuple[Address, ...]:
     return _Reader(_tokens(field)).address_list()
 
 
-def _tokens(field: str) -> list[tuple[str, str, bool]]:
-    """(kind, text, whether white space or a comment stands before it), without white space and comments."""
+def qualify_mailboxes(field: str, origin: str) -> tuple[str, tuple[Address, ...]]:
+    """The field and its addresses, where one without a domain (as programs of a host write it) gets `origin`.
+
+    A field that has none of these comes back as it was.  Raises MalformedField.
+    """
+    reader = _Reader(_tokens(field), origin)
+    addresses = reader.address_list()
+    for end in reversed(reader.unqualified):
+        field = f"{field[:end]}@{origin}{field[end:]}"
+    return field, addresses
+
+
+def _tokens(field: str) -> list[tuple[str, str, bool, int]]:
+    """(kind, text, whether white space or a comment stands before it, where it ends), without white space and
+    comments."""
     if len(field) > FIELD_CHARACTERS_MAX:
         raise MalformedField("the field is too long")
-    tokens: list[tuple[str, str, bool]] = []
+    tokens: list[tuple[str, str, bool, int]] = []
     position, apart = 0, False
     while position < len(field):
         match = _TOKEN.match(field, position)
@@ -64,7 +77,7 @@ def _tokens(field: str) -> list[tuple[str, str, bool]]:
         if kind == "blank":
             apart = True
             continue
-        tokens.append((match.group() if kind == "special" else kind, match.group(), apart))
+        tokens.append((match.group() if kind == "special" else kind, match.group(), apart, position))
         apart = False
     return tokens
 
@@ -90,9 +103,14 @@ def _comment_end(field: str, begin: int) -> int:
 
 
 class _Reader:
-    """The grammar of RFC 5322 section 3.4 over tokens, without its obsolete forms."""
+    """The grammar of RFC 5322 section 3.4 over tokens, without its obsolete forms.
 
-    def __init__(self, tokens: list[tuple[str, str, bool]]) -> None:
+    With an `origin` an addr-spec may be a local part alone; `unqualified` is where such a one ends in the field.
+    """
+
+    def __init__(self, tokens: list[tuple[str, str, bool, int]], origin: str | None = None) -> None:
+        self.unqualified: list[int] = []
+        self._origin = origin
         self._tokens = tokens
         self._place = 0
         self._found: list[Address] = []
@@ -141,12 +159,12 @@ class _Reader:
     def _addr_spec(self) -> Address:
         # addr-spec = local-part "@" domain, with nothing in between
         text = self._take("quoted") if self._kind() == "quoted" else self._dot_atom(apart=True)
+        if self._origin is not None and self._kind() != "@":
+            self.unqualified.append(self._tokens[self._place - 1][3])
+            return _address(f"{text}@{self._origin}")
         text += self._take("@", together=True)
         text += self._take("literal", together=True) if self._kind() == "literal" else self._dot_atom(apart=False)
-        try:
-            return parse_address(text)
-        except ValueError:
-            raise MalformedField("there is something that is not a mail address") from None
+        return _address(text)
 
     def _dot_atom(self, apart: bool) -> str:
         text = self._take("atom", together=not apart)
@@ -163,3 +181,10 @@ class _Reader:
             raise MalformedField("it is not a list of addresses such as Name <name@example.org>")
         self._place += 1
         return self._tokens[self._place - 1][1]
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise MalformedField("there is something that is not a mail address") from None

@@ -176,6 +176,36 @@ class Listening(TestCase):
         assert await self.hear(socket.AF_INET, ("127.0.0.1", listener.addresses[0].port)) == b"hello"  # type: ignore
         assert self.factory.made[0].has_no_delay
 
+    async def test_who_comes_before_the_start_waits(self) -> None:
+        for endpoint, family in (("tcp:0:interface=127.0.0.1", socket.AF_INET), ("tcp6:0", socket.AF_INET6)):
+            if family == socket.AF_INET6 and not has_ipv6():
+                continue
+            self.factory = HelloFactory()
+            listener = Listener(reactor, "mta", [endpoint], self.factory)
+            listener.privilegedStartService()
+            self.addCleanup(self.stop, listener)
+            host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+            with socket.create_connection((host, listener.addresses[0].port), timeout=10) as early:  # type: ignore
+                for _ in range(3):
+                    await deferLater(reactor, 0)  # type: ignore[arg-type] # turns in which it could be accepted
+                    listener.look()
+                assert self.factory.made == []
+                listener.startService()
+                assert await deferToThread(early.recv, 100) == b"hello"
+            for protocol in self.factory.made:
+                protocol.transport.abortConnection()  # type: ignore[union-attr]
+
+    async def test_a_unix_socket_that_root_makes_belongs_to_who_we_become(self) -> None:
+        if os.geteuid() != 0:
+            self.skipTest("NOT TESTED: giving a socket away needs root")
+        folder = Path(os.path.realpath("/tmp"), f"mailhub-{os.getpid()}")
+        folder.mkdir()
+        self.addCleanup(folder.rmdir)
+        listener = self.listener(f"unix:{folder}/lmtp", owner=(12345, 23456))
+        found = os.stat(folder / "lmtp")
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 23456, 0o660)
+        await listener.stopService()
+
     async def test_ipv4_and_ipv6_go_together_on_one_port(self) -> None:
         if not has_ipv6():
             self.skipTest("this host has no IPv6")

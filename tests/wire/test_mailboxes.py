@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mailhub.wire.mailboxes import FIELD_CHARACTERS_MAX, MAILBOXES_MAX, MalformedField, parse_mailboxes
+from mailhub.wire.mailboxes import (
+    FIELD_CHARACTERS_MAX,
+    MAILBOXES_MAX,
+    MalformedField,
+    parse_mailboxes,
+    qualify_mailboxes,
+)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +131,27 @@ def test_nothing_else_is_ever_raised(field: str) -> None:
 def test_what_we_write_is_what_we_read(addresses: list[str]) -> None:
     field = ", ".join(f'"N, {number}" (c) <{address}>' for number, address in enumerate(addresses[:MAILBOXES_MAX]))
     assert [str(address) for address in parse_mailboxes(field)] == addresses[:MAILBOXES_MAX]
+
+
+@pytest.mark.parametrize(
+    ("field", "qualified", "addresses"),
+    [
+        ("root", "root@h.test", "root@h.test"),
+        ("root (Cron Daemon)", "root@h.test (Cron Daemon)", "root@h.test"),
+        ("Root <root>, bob@x.test", "Root <root@h.test>, bob@x.test", "root@h.test bob@x.test"),
+        ("a, b.c ,\td", "a@h.test, b.c@h.test ,\td@h.test", "a@h.test b.c@h.test d@h.test"),
+        ("all: a, b@x.test;", "all: a@h.test, b@x.test;", "a@h.test b@x.test"),
+        ('"o k"', '"o k"@h.test', '"o k"@h.test'),
+        ("Bob <bob@x.test>", "Bob <bob@x.test>", "bob@x.test"),
+    ],
+)
+def test_a_local_part_alone_gets_the_origin(field: str, qualified: str, addresses: str) -> None:
+    found, parsed = qualify_mailboxes(field, "h.test")
+    assert (found, " ".join(map(str, parsed))) == (qualified, addresses)
+    assert parse_mailboxes(found) == parsed
+
+
+@pytest.mark.parametrize("field", ["", "a b", "a@", "@x.test", "<a", "a,,b", "a@x.test b", "a..b"])
+def test_what_is_no_address_list_gets_none(field: str) -> None:
+    with pytest.raises(MalformedField):
+        qualify_mailboxes(field, "h.test")

@@ -1,0 +1,388 @@
+"""Somebody else's mail servers, each alone with its own files, on a high port of this machine.
+
+Postfix, Exim and OpenSMTPD cannot be installed side by side, so `tests/interop/install` only unpacks them.  Here each
+one is started in a mount namespace of its own, where its programs lie over /usr, its configuration and users over
+/etc, and /run, /var/lib and /var/spool are empty file systems in memory; and in a process namespace of its own, so
+that with its first process all of it is gone, children that went into the background included.
+
+The rule this file keeps: nothing outside of the namespace and of the test's own directory changes, and what cannot be
+tried here is skipped with the reason and the command that would help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import pytest
+
+CACHE = Path(
+    os.environ.get("MAILHUB_INTEROP")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailhub-interop"
+)
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 10.0
+ARRIVAL_SECONDS_MAX = 60.0
+REMEDY = "`make interop`, as root on Debian, brings it"
+TOOL_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+
+#: Where another test looks for it.
+if (CACHE / "postsrsd" / "unpacked").exists():
+    os.environ.setdefault("POSTSRSD", str(CACHE / "postsrsd" / "usr" / "sbin" / "postsrsd"))
+
+#: Users and groups that the servers want to become.  Where one of these names exists already, it is taken as it is.
+USERS = {"postfix": 61001, "postdrop": 61002, "Debian-exim": 61003, "opensmtpd": 61004, "opensmtpq": 61005}
+
+#: What every peer calls the hub; its certificate has this name too.
+HUB_NAME = "mx.example.test"
+
+POSTFIX_MAIN = """
+compatibility_level = 3.6
+maillog_file = /dev/stdout
+data_directory = /var/lib/postfix
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+myhostname = postfix.example
+mynetworks = 127.0.0.0/8
+mydestination =
+alias_maps =
+relay_domains = example.test
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_peername_lookup = no
+smtpd_client_connection_count_limit = 0
+smtp_dns_support_level = disabled
+smtp_host_lookup = native
+lmtp_host_lookup = native
+# The header is the client's business: nothing is added, nothing rewritten.
+local_header_rewrite_clients =
+minimal_backoff_time = 1s
+queue_run_delay = 1s
+"""
+POSTFIX_MASTER = """
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+tlsmgr unix - - n 1000? 1 tlsmgr
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+lmtp unix - - n - - lmtp
+error unix - - n - - error
+retry unix - - n - - error
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+POSTFIX_TLS = """
+smtp_tls_security_level = verify
+smtp_tls_CAfile = /etc/hub.pem
+"""
+
+EXIM = """
+primary_hostname = exim.example
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+spool_directory = /var/spool/exim4
+log_file_path = /var/log/exim-%s.log
+host_lookup =
+rfc1413_query_timeout = 0s
+notifier_socket =
+smtp_accept_max = 100
+smtp_accept_queue_per_connection = 0
+# A delivery needs no root here, and so no new program.
+deliver_drop_privilege = true
+keep_environment =
+acl_smtp_rcpt = accept
+
+begin acl
+
+accept:
+  accept
+
+begin routers
+
+hub:
+  driver = manualroute
+  route_list = * {hub} byname
+  self = send
+  transport = hub
+
+begin transports
+
+hub:
+  driver = smtp
+  port = {next_port}
+{tls}
+
+begin retry
+
+* * F,1h,1s
+"""
+EXIM_TLS = f"""
+  hosts_require_tls = *
+  tls_verify_certificates = /etc/hub.pem
+  tls_verify_hosts = *
+  tls_verify_cert_hostnames = {HUB_NAME}
+"""
+
+OPENSMTPD = """
+smtp limit max-mails 10000
+# Otherwise it opens one connection every five seconds.
+mta limit conn-delay-route 0 conn-delay-relay 0 max-conn-per-route 20 max-conn-per-host 20
+listen on 127.0.0.1 port {port} hostname opensmtpd.example
+action "hub" relay helo opensmtpd.example host {scheme}://{hub}:{next_port}{tls}
+match from any for any action "hub"
+"""
+
+DOVECOT = """
+base_dir = /run/dovecot
+state_dir = /var/lib/dovecot
+log_path = /dev/stderr
+listen = 127.0.0.1
+ssl = no
+disable_plaintext_auth = no
+default_login_user = dovenull
+default_internal_user = dovecot
+first_valid_uid = 1
+first_valid_gid = 1
+mail_uid = mail
+mail_gid = mail
+"""
+
+
+@dataclass
+class Peer:
+    """A server that runs.  `port` is where it listens; `told()` what it has said."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+    directory: Path
+
+    def told(self) -> str:
+        """Its log so far: what it wrote to its standard output, and into files."""
+        paths = [self.directory / "output", *sorted((self.directory / "log").iterdir())]
+        return "\n".join(path.read_text(errors="replace") for path in paths if path.is_file())
+
+    def stop(self) -> None:
+        """End it with all its children; nothing of its files is left, so it need not be asked."""
+        self.process.kill()
+        self.process.wait()
+        ends_at = time.monotonic() + STOP_SECONDS_MAX
+        while answers(self.port):
+            assert time.monotonic() < ends_at, f"{self.name} goes on without its namespace"
+            time.sleep(0.01)
+
+
+@dataclass
+class Peers:
+    """Starts peers in a directory of the test's own, and ends them all."""
+
+    directory: Path
+    running: list[Peer] = field(default_factory=list)
+
+    def postfix(self, next_port: int, protocol: str = "smtp", certificate: Path | None = None, more: str = "") -> Peer:
+        """A Postfix that hands all mail to `next_port`, over "smtp" or "lmtp"; `more` are further lines of main.cf.
+
+        With a certificate it insists on TLS, and on that certificate.
+        """
+        place, port = self._place("postfix"), free_port()
+        main = f"{POSTFIX_MAIN}default_transport = {protocol}\nrelay_transport = {protocol}\n"
+        main += f"relayhost = [{HUB_NAME}]:{next_port}\n" if protocol == "smtp" else ""
+        main += f"transport_maps = static:lmtp:inet:{HUB_NAME}:{next_port}\n" if protocol == "lmtp" else ""
+        main += POSTFIX_TLS if certificate is not None else ""
+        files = {"postfix/main.cf": main + more, "postfix/master.cf": POSTFIX_MASTER.format(port=port)}
+        script = "mkdir -p /var/lib/postfix /var/spool/postfix && chown postfix /var/lib/postfix; postfix start-fg"
+        return self._start("postfix", place, port, files, script, certificate)
+
+    def exim(self, next_port: int, certificate: Path | None = None) -> Peer:
+        """An Exim that hands all mail to `next_port`."""
+        place, port = self._place("exim"), free_port()
+        tls = EXIM_TLS if certificate is not None else "  hosts_avoid_tls = *"
+        files = {"exim4/exim4.conf": EXIM.format(port=port, next_port=next_port, hub=HUB_NAME, tls=tls)}
+        script = "mkdir /var/spool/exim4 && chown Debian-exim: /var/spool/exim4; exim4 -bdf"
+        return self._start("exim", place, port, files, script, certificate)
+
+    def opensmtpd(self, next_port: int, certificate: Path | None = None) -> Peer:
+        """An OpenSMTPD that hands all mail to `next_port`."""
+        place, port = self._place("opensmtpd"), free_port()
+        scheme, tls = ("smtp+notls", "") if certificate is None else ("smtp+tls", " tls no-verify")
+        text = OPENSMTPD.format(port=port, next_port=next_port, hub=HUB_NAME, scheme=scheme, tls=tls)
+        script = "mkdir -p /var/lib/opensmtpd/empty; smtpd -d"
+        return self._start("opensmtpd", place, port, {"smtpd.conf": text}, script, certificate)
+
+    def dovecot(self, configuration: str, port: int, mail: Path | None = None) -> Peer:
+        """A Dovecot with these further settings, which listens on `port`.  It finds `mail`, a Maildir, in /run/mail."""
+        if shutil.which("dovecot", path=TOOL_PATH) is None:
+            pytest.skip(f"dovecot is not installed: {REMEDY}")
+        place = self._place("dovecot")
+        script = "dovecot -F -c /etc/dovecot-private.conf"
+        if mail is not None:
+            # Its owner is whoever the hub runs as; in the copy it is whoever Dovecot reads mail as.
+            script = f"cp -a {quote(str(mail))} /run/mail && chown -R mail:mail /run/mail; {script}"
+        return self._start("dovecot", place, port, {"dovecot-private.conf": DOVECOT + configuration}, script)
+
+    def stop(self) -> None:
+        for peer in self.running:
+            peer.stop()
+
+    def _place(self, name: str) -> Path:
+        """A new directory for this peer, once it is known that it can run here."""
+        fault = cannot_confine()
+        if fault:
+            pytest.skip(f"{name} cannot be run apart from this system: {fault}")
+        if name != "dovecot" and not (CACHE / name / "unpacked").exists():
+            pytest.skip(f"{name} is not unpacked in {CACHE / name}: {REMEDY}")
+        place = self.directory / f"{name}-{len(self.running)}"
+        (place / "etc").mkdir(parents=True)
+        (place / "log").mkdir()
+        (place / "log").chmod(0o777)
+        return place
+
+    def _start(
+        self,
+        name: str,
+        place: Path,
+        port: int,
+        files: dict[str, str],
+        script: str,
+        certificate: Path | None = None,
+    ) -> Peer:
+        """Run the script in namespaces of its own, and wait until something answers on the port."""
+        for path, text in {**files, **users(), "hosts": f"127.0.0.1 localhost {HUB_NAME}\n"}.items():
+            (place / "etc" / path).parent.mkdir(exist_ok=True)
+            (place / "etc" / path).write_text(text)
+        if certificate is not None:
+            (place / "etc" / "hub.pem").write_bytes(certificate.read_bytes())
+        root = CACHE / name
+        mounts = [f"mount --bind {quote(str(place / 'log'))} /var/log"]
+        mounts += [f"mount -t tmpfs tmpfs {folder}" for folder in ("/run", "/var/lib", "/var/spool")]
+        mounts += [overlay("/etc", place / "etc", root / "etc"), overlay("/usr", root / "usr")]
+        with (place / "output").open("wb") as output:
+            process = subprocess.Popen(
+                confined("\n".join((*mounts, script, "exit $?"))),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=place,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+            )
+        peer = Peer(name, port, process, place)
+        self.running.append(peer)
+        ends_at = time.monotonic() + START_SECONDS_MAX
+        while not greets(port):
+            assert process.poll() is None, f"{name} has ended:\n{peer.told()}"
+            assert time.monotonic() < ends_at, f"{name} does not answer:\n{peer.told()}"
+            time.sleep(0.02)  # somebody else's process: there is nothing to wait on
+        return peer
+
+
+def confined(script: str) -> list[str]:
+    """The command that runs a shell script in its own namespaces, and ends with whoever started it.
+
+    The shell must stay their first process, and not become a server: one that changes its user, or is set-user-ID, is
+    not told of the end of its parent any more.
+    """
+    apart = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]
+    return ["setpriv", "--pdeathsig", "KILL", *apart, "sh", "-euc", script]
+
+
+def overlay(folder: str, *layers: Path) -> str:
+    """The command that lays these layers, as far as they exist, over a directory of the system."""
+    shown = ":".join([*(str(layer) for layer in layers if layer.is_dir()), folder])
+    return f"mount -t overlay overlay -o {quote(f'lowerdir={shown}')} {folder}" if ":" in shown else ":"
+
+
+def cannot_confine() -> str:
+    """Why there can be no namespaces with overlays here, or an empty string."""
+    if os.geteuid() != 0:
+        return "that needs root"
+    if any(shutil.which(tool) is None for tool in ("unshare", "setpriv", "mount")):
+        return "util-linux is not installed"
+    probe = "mount -t tmpfs tmpfs /run && mkdir /run/over && mount -t overlay overlay -o lowerdir=/run/over:/usr /usr"
+    tried = subprocess.run(confined(probe), capture_output=True, text=True)
+    return tried.stderr.strip()
+
+
+def users() -> dict[str, str]:
+    """This machine's users and groups, and those of the peers that are missing."""
+    tables = {}
+    for name, line in (("passwd", "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n"), ("group", "{0}:x:{1}:\n")):
+        text = Path("/etc", name).read_text()
+        known = {each.partition(":")[0] for each in text.splitlines()}
+        tables[name] = text + "".join(line.format(*user) for user in USERS.items() if user[0] not in known)
+    return tables
+
+
+def answers(port: int) -> bool:
+    """Whether anybody listens on this port."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def greets(port: int) -> bool:
+    """Whether a server on this port says anything."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        return bool(connection.recv(1))
+    return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[Peers]:
+    """Starts other people's servers; they end with the test."""
+    running = Peers(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def new_port() -> Callable[[], int]:
+    """`new_port()` is a TCP port of 127.0.0.1 that nobody uses now."""
+    return free_port
+
+
+@pytest.fixture
+def arrived() -> Callable[..., list[bytes]]:
+    """`arrived(hub, address, count, wanted)`: the messages in an inbox, once there are at least so many of them.
+
+    `wanted` chooses among them by their octets; `told` adds to what is said when they do not come in time.
+    """
+
+    def wait(
+        hub: Any,
+        address: str,
+        count: int,
+        wanted: Callable[[bytes], bool] = lambda octets: True,
+        told: Callable[[], str] = lambda: "",
+    ) -> list[bytes]:
+        inbox = hub.maildir(address) / "new"
+        ends_at = time.monotonic() + ARRIVAL_SECONDS_MAX
+        while True:
+            if inbox.is_dir() and len(os.listdir(inbox)) >= count:
+                found = [octets for octets in hub.messages(address) if wanted(octets)]
+                if len(found) >= count:
+                    return found
+            else:
+                found = []
+            assert time.monotonic() < ends_at, f"{len(found)} of {count} are there\n{told()[-5000:]}"
+            time.sleep(0.02)  # another process writes to disk: there is nothing to wait on
+
+    return wait
