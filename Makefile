@@ -10,12 +10,21 @@ help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 # editable_mode=compat: the default editable install of a flat layout hides twisted/plugins from twistd.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EDITABLE := --no-build-isolation --config-settings editable_mode=compat --editable
+
+# Each stamp is made last, so that an installation that failed is tried again.
 .venv/.installed: setup.cfg pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mailhub needs Python 3.11 or later; set PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=66.1" wheel
-	$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=compat --editable ".[test,dev]"
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mailhub needs Python 3.11 or later; set PYTHON=...")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@rm -f $@ .venv/.tools
+	$(INSTALL) --upgrade pip "setuptools>=66.1" wheel
+	$(INSTALL) $(EDITABLE) .
+	@touch $@
+
+.venv/.tools: .venv/.installed
+	$(INSTALL) $(EDITABLE) ".[test,dev]"
+	@touch $@
 
 run: .venv/.installed  ## start the sample hub in the foreground, with two demo accounts
 	@$(BIN)/python -m mailhub.app.sample --config $(CONFIG)
@@ -23,18 +32,18 @@ run: .venv/.installed  ## start the sample hub in the foreground, with two demo 
 
 test: lint types tests  ## lint, types, tests: all that must be green
 
-lint: .venv/.installed
+lint: .venv/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/.installed
+types: .venv/.tools
 	$(BIN)/mypy
 
-tests: .venv/.installed
+tests: .venv/.tools
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not heavy"
 	$(BIN)/python -m pytest -m heavy
 
-interop: .venv/.installed  ## install other people's mail programs from Debian (root), then run the interop tests
+interop: .venv/.tools  ## install other people's mail programs from Debian (root), then run the interop tests
 	tests/interop/install
 	$(BIN)/python -m pytest tests/interop
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from mailhub.model.dns import Answer
     from mailhub.model.opinion import Opinion
+    from mailhub.model.selection import Selection
 
 Value = TypeVar("Value")
 
@@ -225,6 +226,27 @@ class ISpool(Interface):
 
     async def list(limit: int, after: str = "") -> Sequence[Envelope]:
         """At most `limit` messages in the order of their queue ids, beginning behind `after`."""
+
+    # For whoever sees and steers the queue.
+
+    async def select(selection: Selection, limit: int, after: str = "") -> Sequence[Envelope]:
+        """As `list`, of those messages that are meant."""
+
+    async def content_of(queue_id: str) -> IContent | None:
+        """The content of a message, claimed or not; None if it is not in the queue.  Raises SpoolError."""
+
+    async def reserve(queue_ids: Sequence[str]) -> Sequence[Envelope]:
+        """Claim these messages, due or not and held or not, for the caller: nobody else gets them meanwhile.
+
+        Those that are claimed already and those that are not in the queue are left out.  A reservation ends when all
+        recipients that are not final were recorded, or with `relinquish`.
+        """
+
+    def relinquish(queue_id: str) -> None:
+        """End one's own reservation; what was not recorded is as it was."""
+
+    def is_claimed(queue_id: str) -> bool:
+        """Whether somebody has claimed this message now: it is being delivered, or steered."""
 
 
 # --- delivery ----------------------------------------------------------------------------------------------------

@@ -387,6 +387,21 @@ class Log(Section):
     level: Literal["debug", "info", "warn", "error"] = setting("info", told="The least that is logged.")
 
 
+class History(Section):
+    """The story of every message, refused ones included, which `mailhub why` tells.  No content, no passwords."""
+
+    file: FilePath = setting("{data}/history.db", told="The database.")
+    keep: Seconds = setting("90d", told="Age at which events are forgotten; 0s: nothing is kept in the database.")
+    size_max: Octets = setting(
+        "1GB", ge=16 * 1024 * 1024, told="Largest database; beyond that the oldest is forgotten."
+    )
+    redact: Literal["none", "local", "hash"] = setting(
+        "none",
+        told="What becomes of mail addresses here and in `log.file`: none (they are kept), local (only the domain is) "
+        "or hash (the domain, and a name for the rest by which `mailhub why` still finds it).",
+    )
+
+
 class Plugins(Section):
     """Where policies are looked for, beside installed packages."""
 
@@ -429,6 +444,7 @@ class Config(Section):
     route: Many[Route] = setting((), told="Other ways for some mail, in the order in which they are looked at.")
     dns: Dns = section()
     log: Log = section()
+    history: History = section()
     plugins: Plugins = section()
 
     _file: Path = PrivateAttr()

@@ -1,8 +1,11 @@
-"""The parts that all roles of one hub share, made from its configuration.  Nothing here is started yet."""
+"""The parts that all roles of one hub share, made from its configuration.  Nothing here is started yet.
+
+We may still be root here.  The rule: root reads keys and makes directories that nobody else may make; all else is
+written as whoever we become.
+"""
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +16,8 @@ from twisted.logger import Logger
 from mailhub.app.config import Config
 from mailhub.app.config_errors import ConfigError, Problem
 from mailhub.app.discovery import discover
-from mailhub.app.privileges import Person
+from mailhub.app.history import database, redaction
+from mailhub.app.privileges import Person, acting_as, make_directory_for, make_file_for
 from mailhub.app.seating import seats
 from mailhub.deliver.maildir import MaildirDeliverer
 from mailhub.dns.resolver import Resolver
@@ -25,6 +29,7 @@ from mailhub.net.doorkeeper import Doorkeeper
 from mailhub.net.tls import CertificateStore, Pair, Site
 from mailhub.plugin import Hub as PolicyHub
 from mailhub.policy.panel import Panel
+from mailhub.queue.schedule import Schedule
 from mailhub.receiver.login import Logins
 from mailhub.receiver.receiver import Reception
 from mailhub.receiver.throttle import Throttle
@@ -35,9 +40,11 @@ from mailhub.store.executor import ThreadExecutor
 from mailhub.store.keyvalue import KeyValueFile
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.passwords import SECRET_OCTETS, installation_secret
-from mailhub.store.spool import SqliteSpool
+from mailhub.store.spool import HORIZON_SECONDS, SqliteSpool
 from mailhub.wire.smtp.extensions import Extensions
 from mailhub.wire.smtp.server import Limits
+
+_log = Logger(namespace="mailhub")
 
 
 @dataclass
@@ -61,6 +68,7 @@ class House:
     descriptors: Descriptors
     doorkeeper: Doorkeeper
     throttle: Throttle
+    schedule: Schedule
 
 
 def build(config: Config, reactor: Any, person: Person | None, terminal: Any) -> House:
@@ -71,12 +79,14 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
     chance = random.SystemRandom()
     disk = RealDisk()
     raise_limit()
-    owner = None if person is None else (person.uid, person.gid)
     executor = ThreadExecutor(reactor)
     hashing = ThreadExecutor(reactor, config.accounts.hash_threads, "mailhub-hash")
     descriptors = Descriptors()
+    schedule = Schedule(config.queue.retry, config.queue.give_up)
     mailboxes = MaildirStore(disk, reactor, str(config.data), config.mda.maildir, config.hostname)
-    _own_directory(config, disk, owner)
+    _make_places(config, disk, person)
+    with acting_as(person):
+        secret = installation_secret(config.data / "installation-secret", chance.randbytes(SECRET_OCTETS), disk)
     return House(
         config=config,
         reactor=reactor,
@@ -84,7 +94,15 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
         executor=executor,
         hashing=hashing,
         disk=disk,
-        history=HistoryLog(config.log.file, reactor, executor, terminal=terminal, verbose=config.log.level == "debug"),
+        history=HistoryLog(
+            config.log.file,
+            reactor,
+            executor,
+            terminal=terminal,
+            verbose=config.log.level == "debug",
+            database=database(config),
+            redaction=redaction(config, secret),
+        ),
         spool=SqliteSpool(
             str(config.spool_directory),
             reactor,
@@ -92,13 +110,14 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
             executor,
             chance,
             reserve_octets=config.limits.reserve_octets,
+            horizon_seconds=max(HORIZON_SECONDS, schedule.longest_seconds),
         ),
-        accounts=_accounts(config, reactor, hashing, chance, disk),
+        accounts=_accounts(config, reactor, hashing, chance, secret),
         mailboxes=mailboxes,
         maildir=MaildirDeliverer(mailboxes, executor, reactor),
         memory=KeyValueFile(str(config.data / "policy-memory.db"), reactor, disk, executor),
         resolver=_resolver(config, reactor, chance),
-        certificates=_certificates(config, reactor, owner),
+        certificates=_certificates(config, reactor, person),
         descriptors=descriptors,
         doorkeeper=Doorkeeper(
             config.limits.sessions,
@@ -107,19 +126,19 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
             descriptors=descriptors,
         ),
         throttle=_throttle(config, reactor),
+        schedule=schedule,
     )
 
 
-def _own_directory(config: Config, disk: RealDisk, owner: tuple[int, int] | None) -> None:
-    """The data directory, made for whoever we become."""
-    if disk.size(str(config.data)) is None:
-        disk.make_directory(str(config.data))
-        if owner is not None:
-            os.chown(config.data, *owner)
+def _make_places(config: Config, disk: RealDisk, person: Person | None) -> None:
+    """What must be there before we are somebody who may not make it."""
+    for directory in (config.data, config.log.file.parent, config.history.file.parent):
+        make_directory_for(person, directory, disk)
+    make_file_for(person, config.log.file)
 
 
 def _accounts(
-    config: Config, reactor: Any, hashing: ThreadExecutor, chance: random.Random, disk: RealDisk
+    config: Config, reactor: Any, hashing: ThreadExecutor, chance: random.Random, secret: bytes
 ) -> FileAccounts:
     return FileAccounts(
         config.mda.domains,
@@ -128,18 +147,19 @@ def _accounts(
         reactor,
         hashing,
         chance,
-        secret=installation_secret(config.data / "installation-secret", chance.randbytes(SECRET_OCTETS), disk),
+        secret=secret,
         remember_seconds=config.accounts.remember,
         hashes_pending_max=config.accounts.hash_queue,
     )
 
 
-def _certificates(config: Config, reactor: Any, owner: tuple[int, int] | None) -> CertificateStore:
+def _certificates(config: Config, reactor: Any, person: Person | None) -> CertificateStore:
     tls = config.tls
     if tls.certificate is not None and tls.key is not None:
         default = Pair(tls.certificate, tls.key)
     else:
-        default = self_signed.ensure(config.tls_directory, config.hostname, reactor.seconds(), owner=owner)
+        with acting_as(person):
+            default = self_signed.ensure(config.tls_directory, config.hostname, reactor.seconds())
     sites = [Site(tuple(site.names), Pair(site.certificate, site.key)) for site in tls.site]
     return CertificateStore(default, sites, clock=reactor, minimum=tls.minimum)
 
@@ -160,6 +180,8 @@ def _throttle(config: Config, reactor: Any) -> Throttle:
 def receptions(house: House, config: Config) -> Mapping[str, Reception]:
     """What the sessions of each listening role share, by role.  Raises ConfigError with every policy that is wrong."""
     discovery = discover(config.plugins.directories)
+    for fault in discovery.faults:
+        _log.warn("a plugin cannot be used: {fault}", fault=str(fault))
     problems: list[Problem] = []
     panels: dict[str, Panel] = {}
     for role in ("mta", "msa", "lmtp"):

@@ -27,6 +27,8 @@ from zope.interface import implementer
 from mailhub.history.plain import printable
 
 if TYPE_CHECKING:
+    from twisted.python.components import Componentized
+
     from mailhub.history.log import HistoryLog
 
 #: A line for people is cut to this; so is a traceback in JSON, at its beginning, for the cause is at its end.

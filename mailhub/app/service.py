@@ -1,13 +1,12 @@
 """What twistd calls: the options of `twistd mailhub`, and the service that they make.
 
-A mistake in the configuration is told before anything starts, with exit status 2; a port that cannot be bound or a
-spool that cannot be opened ends the start with one line and exit status 1.
+A mistake on the command line or in the configuration is told before anything starts, with exit status 2; a port that
+cannot be bound or a spool that cannot be opened ends the start with status 1.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
@@ -15,7 +14,10 @@ from twisted.python import usage
 if TYPE_CHECKING:
     from twisted.application.service import IService
 
-ROLES = ("mta", "msa", "lmtp", "mda")
+    from mailhub.app.config import Config
+
+#: What a process can do, and the keys that say where it listens for that; "mda" runs the queue.
+ROLES = {"mta": ("listen",), "msa": ("listen", "listen_tls"), "lmtp": ("listen",), "mda": ()}
 
 
 class Options(usage.Options):
@@ -35,34 +37,37 @@ class Options(usage.Options):
         """Read the configuration, so that a mistake is told before anything is started."""
         from mailhub.app.config import load
         from mailhub.app.config_errors import ConfigError
+        from mailhub.app.launcher import refuse
 
         chosen = [name.strip() for name in self["roles"].split(",") if name.strip()]
         unknown = [name for name in chosen if name not in ROLES]
         if unknown:
-            _refuse(f"--roles: there is no role {unknown[0]!r}; roles are {', '.join(ROLES)}")
-        self["chosen"] = frozenset(chosen or ROLES)
+            refuse(f"--roles: there is no role {unknown[0]!r}; roles are {', '.join(ROLES)}")
         try:
-            self["loaded"] = load(self["config"])
+            config = self["loaded"] = load(self["config"])
         except ConfigError as error:
-            _refuse(str(error))
+            refuse(str(error))
+        for name in chosen:
+            if not _is_configured(config, name):
+                keys = " and ".join(f"{name}.{key}" for key in ROLES[name])
+                refuse(f"--roles: {name} would listen nowhere, since {config.source} sets no {keys}")
+        self["chosen"] = frozenset(chosen) or frozenset(name for name in ROLES if _is_configured(config, name))
 
 
-def _refuse(message: str) -> None:
-    sys.stderr.write(message.rstrip("\n") + "\n")
-    raise SystemExit(2)
+def _is_configured(config: Config, role: str) -> bool:
+    return not ROLES[role] or any(getattr(getattr(config, role), key) for key in ROLES[role])
 
 
 def makeService(options: Options) -> IService:
-    """The whole hub as one service."""
+    """The whole hub as one service.  Raises SystemExit, with the cause told."""
     from twisted.internet import reactor
 
-    from mailhub.app import log
+    from mailhub.app.config_errors import ConfigError
+    from mailhub.app.launcher import Launcher, refuse
     from mailhub.app.tree import Hub
 
     twistd: Any = options.parent
-    foreground = bool(twistd.get("nodaemon") or twistd.get("debug"))
-    hub = Hub(options["loaded"], options["chosen"], reactor, os.environ, sys.stdout if foreground else None)
-    hub.on_parent = lambda application: log.set_up(
-        twistd, application, hub.house.history, options["loaded"].log.level
-    )
-    return hub
+    try:
+        return Hub(options["loaded"], options["chosen"], reactor, os.environ, Launcher(twistd))
+    except ConfigError as error:
+        refuse(str(error))

@@ -1,18 +1,20 @@
 """The service tree: the parts of a hub, started from the ground up and stopped from the top down.
 
 Ports are bound first, while we may still be root; then privileges are dropped, and each part starts only when the one
-below it is ready.  Nobody is greeted before the spool can keep what they bring.  Stopping goes the other way: the
-doors close, sessions finish, deliveries end, the spool is closed, and last the history, so that it has it all.
+below it is ready.  Nobody is greeted before the spool can keep what they bring.  Stopping goes the other way: all doors
+close at once and sessions finish, deliveries end, the spool is closed, and then the history, so that it has it all.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import apsw
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -20,10 +22,14 @@ from twisted.logger import Logger
 from mailhub.app import house as parts
 from mailhub.app.config import Config, load
 from mailhub.app.config_errors import ConfigError
-from mailhub.app.ending import StartError, end_with
+from mailhub.app.control import ControlError, ControlService
+from mailhub.app.control_path import NAME as CONTROL
+from mailhub.app.control_queue import QueueDesk
+from mailhub.app.launcher import Launcher, StartError, end_with
+from mailhub.app.maildrop import MaildropService
 from mailhub.app.notify import Notifier
-from mailhub.app.privileges import Person, PrivilegeError, Privileges, ours
-from mailhub.app.reload import restart_needed
+from mailhub.app.privileges import Person, PrivilegeError, Privileges, acting_as, must_run_here
+from mailhub.app.reload import restart_needed, taken_over
 from mailhub.dsn.notifier import Notifier as DsnNotifier
 from mailhub.interfaces import SpoolError
 from mailhub.model import Local
@@ -32,9 +38,15 @@ from mailhub.net.tls import CertificateError
 from mailhub.queue.resolution import resolve
 from mailhub.queue.router import LocalRouter
 from mailhub.queue.runner import Runner
-from mailhub.queue.schedule import Schedule
+from mailhub.queue.steering import Steering
+from mailhub.receiver.receiver import Reception
 from mailhub.roles import lmtp, msa, mta
 from mailhub.roles.receiving import Edge, ReceivingRole
+from mailhub.store.maildrop import NAME as MAILDROP
+from mailhub.store.maildrop import Maildrop
+
+#: What a start fails by that is no bug of ours: the text says it all.
+_TROUBLE = (SpoolError, PrivilegeError, ListenError, ControlError, OSError, apsw.Error)
 
 
 class Step(Service):
@@ -47,79 +59,96 @@ class Step(Service):
 
     def startService(self) -> Any:
         Service.startService(self)  # type: ignore[no-untyped-call]
-        return _awaited(self._start())
+        return self._start()
 
     def stopService(self) -> Any:
         Service.stopService(self)  # type: ignore[no-untyped-call]
-        return _awaited(self._stop())
-
-
-def _awaited(result: Any) -> Any:
-    return Deferred.fromCoroutine(result) if hasattr(result, "send") else result
+        return self._stop()
 
 
 class Hub(MultiService):
     """One mail system in one process."""
 
-    log = Logger(namespace="mailhub")
-    on_parent: Callable[[Any], None] = staticmethod(lambda application: None)
+    log = Logger()
 
-    def __init__(self, config: Config, chosen: Iterable[str], reactor: Any, environ: Any, terminal: Any = None) -> None:
-        """`chosen` are the roles to run.  Raises StartError when a part cannot be made."""
+    def __init__(
+        self, config: Config, chosen: Iterable[str], reactor: Any, environ: Mapping[str, str], launcher: Launcher
+    ) -> None:
+        """`chosen` are the roles to run.  Raises ConfigError for policies that are wrong, else StartError."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.setName("mailhub")  # type: ignore[no-untyped-call]
+        #: What is in effect; keys that need a restart keep their values.
         self.config = config
         self._reactor = reactor
         self._chosen = frozenset(chosen)
+        self._launcher = launcher
         self._notifier = Notifier(environ, reactor)
         self._started: list[Service] = []
         self._starting: Deferred[None] | None = None
+        self._start_error: StartError | None = None
+        self._is_ready = False
         try:
-            person = None if config.user is None else Person.find(config.user, config.group)
-            self.house = parts.build(config, reactor, person, terminal)
-            self._receptions = parts.receptions(self.house, config)
-        except (CertificateError, PrivilegeError, ConfigError, SpoolError) as error:
-            raise StartError(str(error)) from error
+            self._person = None if config.user is None else Person.find(config.user, config.group)
+            must_run_here(self._person)
+            self.house = parts.build(config, reactor, self._person, launcher.terminal)
+            with acting_as(self._person):
+                receptions = parts.receptions(self.house, config)
+        except (CertificateError, PrivilegeError) as error:
+            raise StartError(f"cannot start: {error}") from error
         except OSError as error:
-            raise StartError(f"{error.filename or config.data}: {error.strerror or error}") from error
-        self.roles = self._make_roles()
-        for service in (
-            Privileges(
-                person,
-                readable=[*ours(), config.source],
-                writable=[config.data, config.spool_directory, config.log.file],
-            ),
-            *self._make_parts(),
-            *self.roles,
-            self._notifier,
-        ):
-            service.setServiceParent(self)  # type: ignore[no-untyped-call]
+            raise StartError(f"cannot start: {_told(error)}") from error
+        self.roles = self._make_roles(receptions)
+        for part in self._make_parts():
+            part.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:
-        """Twisted gives us to its application; who wants to do something with that one sets `on_parent`."""
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
-        self.on_parent(parent)
+        self._launcher.joined(parent, self.house.history, self.config.log.level)
 
     # --- what it consists of -----------------------------------------------------------------------------------
 
-    def _make_parts(self) -> list[Service]:
+    def _make_parts(self) -> Iterator[Service]:
+        """In the order of their start."""
         house = self.house
-        made: list[Service] = [
-            Step("threads", house.executor.start, house.executor.stop),
-            Step("hashing threads", house.hashing.start, house.hashing.stop),
-            house.history,
-            Step("policy memory", house.memory.open, house.memory.close),
-            Step("resolver", lambda: None, house.resolver.close),
-            Step("spool", house.spool.open, house.spool.close),
-        ]
+        yield Privileges(self._person, _readable(self.config), _writable(self.config), _reread(self.config))
+        yield Step("threads", house.executor.start, house.executor.stop)
+        yield Step("hashing threads", house.hashing.start, house.hashing.stop)
+        yield house.history
+        yield Step("accounts", house.accounts.tell_problems, lambda: None)
+        yield Step("spool", house.spool.open, house.spool.close)  # early: its lock tells a second hub from the first
+        yield Step("policy memory", house.memory.open, house.memory.close)
+        yield Step("resolver", lambda: None, house.resolver.close)
+        dropped = self._make_maildrop()
+        yield dropped  # before the queue runs: by what waits there it knows what it has taken already
+        dsn = self._make_dsn()
         if "mda" in self._chosen:
-            runner = self.runner = self._make_runner()
-            made.append(Step("queue", runner.start, runner.stop))
-        return made
+            self.runner = self._make_runner(dsn)
+            yield Step("queue", self.runner.start, self.runner.stop)
+        doors = MultiService()  # type: ignore[no-untyped-call] # so that they close together
+        doors.setName("roles")  # type: ignore[no-untyped-call]
+        for role in self.roles:
+            role.setServiceParent(doors)  # type: ignore[no-untyped-call]
+        yield doors
+        desk = QueueDesk(house.spool, Steering(house.spool, house.reactor, house.history, dsn.tell), house.executor)
+        yield ControlService(self.config.data / CONTROL, house.reactor, {**desk.answers, **dropped.answers})
+        yield self._notifier
 
-    def _make_runner(self) -> Runner:
+    def _make_maildrop(self) -> MaildropService:
+        house = self.house
+        return MaildropService(
+            Maildrop(str(self.config.data), house.disk),
+            house.spool,
+            house.accounts,
+            house.executor,
+            house.reactor,
+            house.history,
+            self.config.hostname,
+            lambda: self.config.limits,
+        )
+
+    def _make_dsn(self) -> DsnNotifier:
         config, house = self.config, self.house
-        dsn = DsnNotifier(
+        return DsnNotifier(
             house.spool,
             config.hostname,
             house.reactor,
@@ -129,19 +158,23 @@ class Hub(MultiService):
             warn_after_seconds=config.queue.warn_after,
             give_up_seconds=config.queue.give_up,
         )
+
+    def _make_runner(self, dsn: DsnNotifier) -> Runner:
+        config, house = self.config, self.house
         return Runner(
             spool=house.spool,
             router=LocalRouter(house.accounts),
             deliverers={Local: house.maildir},
-            schedule=Schedule(tuple(config.queue.retry), config.queue.give_up, config.queue.warn_after),
+            schedule=house.schedule,
             clock=house.reactor,
             chance=house.chance,
             history=house.history,
-            # tell=dsn.tell,
+            tell=dsn.tell,
+            in_flight_max=config.queue.concurrency,
         )
 
-    def _make_roles(self) -> list[ReceivingRole]:
-        config, house = self.config, self.house
+    def _make_roles(self, receptions: Mapping[str, Reception]) -> list[ReceivingRole]:
+        config, house, person = self.config, self.house, self._person
         edge = Edge(
             self._reactor,
             house.doorkeeper,
@@ -149,8 +182,9 @@ class Hub(MultiService):
             house.certificates,
             config.limits.backlog,
             config.limits.drain_seconds,
+            None if person is None else (person.uid, person.gid),
         )
-        offer, receptions = parts.offer(config), self._receptions
+        offer = parts.offer(config)
         made = {
             "mta": mta.mta(edge, config.mta.listen, receptions["mta"], offer),
             "msa": msa.msa(edge, config.msa.listen, config.msa.listen_tls, receptions["msa"], offer),
@@ -162,38 +196,57 @@ class Hub(MultiService):
 
     def privilegedStartService(self) -> None:
         """Bind every port.  Raises StartError."""
+        self._launcher.keep_waiting()
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
         except ListenError as error:
-            raise StartError(str(error)) from error
+            raise self._cannot_start(error) from error
 
     def startService(self) -> None:
-        """Start each part when the one before it is ready.  A failure ends the process with status 1."""
+        """Start each part when the one before it is ready.  A failure ends the process with status 1.
+
+        Raises StartError for what fails at once; later on, it is the reactor that has to be stopped.
+        """
         Service.startService(self)  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGHUP, self._hung_up)
         self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(self._cannot_start)
+        if self._start_error is not None:
+            raise self._start_error
 
     async def _start(self) -> None:
-        for service in list(self):
-            self._started.append(service)
-            await maybeDeferred(service.startService)
-        signal.signal(signal.SIGHUP, self._hung_up)
-        self.house.history.record("started", roles=self._role_names(), pid=os.getpid())
-        self._notifier.ready(f"roles: {', '.join(self._role_names()) or 'none'}")
+        """Never raises."""
+        for part in list(self):
+            self._started.append(part)
+            try:
+                await maybeDeferred(part.startService)
+            except Exception as error:
+                self._start_error = self._cannot_start(error)
+                if self._reactor.running and self.running:
+                    end_with(1)
+                    self._reactor.stop()
+                return
+            if not self.running:
+                self._launcher.failed("stopped before it was started")
+                return
+        running = self._running_roles()
+        self.house.history.record("started", roles=running, pid=os.getpid())
+        self._is_ready = True
+        self._launcher.started()
+        self._notifier.ready(f"roles: {', '.join(running)}")
 
-    def _role_names(self) -> list[str]:
-        return [str(role.name) for role in self.roles]
+    def _running_roles(self) -> list[str]:
+        return [str(role.name) for role in self.roles] + (["mda"] if "mda" in self._chosen else [])
 
-    def _cannot_start(self, failure: Any) -> None:
-        if failure.check(SpoolError, PrivilegeError, OSError):
-            self.log.critical("cannot start: {cause}", cause=str(failure.value))
-        else:
-            self.log.failure("cannot start", failure=failure)
-        end_with(1)
-        if self._reactor.running:
-            self._reactor.stop()
-        else:
-            raise StartError(str(failure.value))
+    def _cannot_start(self, error: Exception) -> StartError:
+        """Tell everybody who should know; what it gives back ends the process, if it is raised in time."""
+        cause = _told(error)
+        with acting_as(self._person):  # the log is written at once, and by whom it belongs to
+            if isinstance(error, _TROUBLE):
+                self.log.critical("cannot start: {cause}", cause=cause)
+            else:
+                self.log.failure("cannot start, by a bug")
+        self._notifier.status(f"cannot start: {cause}")
+        return self._launcher.failed(f"cannot start: {cause}")
 
     # --- while it runs -----------------------------------------------------------------------------------------
 
@@ -202,23 +255,41 @@ class Hub(MultiService):
 
     def reload(self) -> None:
         """Read the configuration and the certificates again (SIGHUP).  What is wrong changes nothing."""
+        if not self._is_ready:
+            if self._starting is not None and not self._starting.called:
+                self._starting.addCallback(lambda _: self.reload())
+            return
+        if self._launcher.is_deserted:  # SIGHUP in its first meaning
+            self.log.info("the terminal is gone")
+            self._reactor.stop()
+            return
         self._notifier.reloading()
-        self.house.history.reopen()
-        self.house.certificates.reload()
         try:
-            config = load(self.config.source)
-            receptions = parts.receptions(self.house, config)
+            self.house.history.reopen()
+            self.house.certificates.reload()
+            self._take_over(load(self.config.source))
         except ConfigError as error:
             self.log.error("configuration not taken, the old one still holds:\n{problems}", problems=str(error))
-        else:
-            for key in restart_needed(self.config, config):
-                self.log.warn("{key} has changed, which takes effect at the next start", key=key)
-            offer = parts.offer(config)
-            manners = {"mta": mta.manners, "msa": msa.manners, "lmtp": lmtp.manners}
-            for role in self.roles:
-                role.renew(receptions[str(role.name)], manners[str(role.name)](offer))
-            self.log.info("configuration read again: {file}", file=str(config.source))
-        self._notifier.ready()
+        except Exception:
+            self.log.failure("configuration not taken, by a bug; the old one still holds")
+        finally:
+            self._notifier.ready()
+
+    def _take_over(self, new: Config) -> None:
+        """Raises ConfigError, and then nothing has changed."""
+        config = taken_over(self.config, new)
+        receptions, offer = parts.receptions(self.house, config), parts.offer(config)
+        for key in restart_needed(self.config, new):
+            self.log.warn("{key} has changed, which takes effect at the next start", key=key)
+        doorkeeper = self.house.doorkeeper
+        doorkeeper.sessions_max = config.limits.sessions
+        doorkeeper.sessions_per_address_max = config.limits.sessions_per_address
+        doorkeeper.trusted = tuple(config.lmtp.trusted)
+        manners = {"mta": mta.manners, "msa": msa.manners, "lmtp": lmtp.manners}
+        for role in self.roles:
+            role.renew(receptions[str(role.name)], manners[str(role.name)](offer))
+        self.config = config
+        self.log.info("configuration read again: {file}", file=str(config.source))
 
     # --- ending ------------------------------------------------------------------------------------------------
 
@@ -228,12 +299,53 @@ class Hub(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        was_ready, self._is_ready = self._is_ready, False
         self._notifier.stopping()
         if self._starting is not None:
-            self._starting.cancel()
+            await self._starting  # a part that is half started cannot be stopped
+        if was_ready:
+            self.house.history.record("stopping")
         while self._started:
-            service = self._started.pop()
+            part = self._started.pop()
+            if was_ready and part is self.house.history:
+                self.house.history.record("stopped")
             try:
-                await maybeDeferred(service.stopService)
+                await maybeDeferred(part.stopService)
             except Exception:
-                self.log.failure("{part} did not stop as it should", part=service.name)
+                self.log.failure("{part} did not stop as it should", part=part.name)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _readable(config: Config) -> Iterator[Path]:
+    """What we must be able to read as whoever we become."""
+    yield config.source
+    for path in (config.accounts.file, config.accounts.aliases):
+        if path is not None and path.exists():  # one that is not there yet is made by `mailhub user add`
+            yield path
+
+
+def _writable(config: Config) -> Iterator[Path]:
+    """What we must be able to write: the places, and what an earlier run has left there, perhaps as somebody else."""
+    yield from (config.data, config.log.file.parent, config.log.file)
+    yield from (
+        path
+        for path in (config.spool_directory, config.data / MAILDROP, config.data / "policy-memory.db")
+        if path.exists()
+    )
+    if config.spool_directory.is_dir():
+        yield from sorted(config.spool_directory.iterdir())
+
+
+def _reread(config: Config) -> Iterator[Path]:
+    """What is read when it changes."""
+    yield from (path for path in (config.tls.certificate, config.tls.key) if path is not None)
+    for site in config.tls.site:
+        yield from (site.certificate, site.key)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror or error}"
+    return str(error) or type(error).__name__

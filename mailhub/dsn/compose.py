@@ -1,4 +1,7 @@
-"""A delivery status notification: a message like any other, from nobody to the sender (RFC 3461, 3464, 6522, 6533).
+"""A delivery status notification: a message like any other, from nobody to the sender.
+
+Its form is that of RFC 3464 in that of RFC 6522, with RFC 6533 for addresses that are not ASCII; its rules are those of
+RFC 3461.
 
 Pure: the same arguments give the same octets, and nothing here knows of clocks, queues or files.  The message is put
 together by hand, since every part of it has a fixed form, and since strangers' words must go through `text` and through

@@ -1,37 +1,101 @@
-"""How many deliveries go to one destination at once, and how many more may wait for their turn."""
+"""How many deliveries go to one destination at once, how fast they begin, and how many more may wait for their turn.
+
+Nobody knows what a destination can take, so it is found out: the window starts small, grows while deliveries succeed,
+and is halved when the host says that it has enough, or cannot be reached.  Growth is fast until the first such word and
+slow afterwards.  Deliveries that were under way when a window was halved tell nothing new, and change it no further.
+
+Places are given out in the order of asking.  Places and turns of what is idle are forgotten at once; what was learnt
+about a destination is kept for the DESTINATIONS_MAX that were used last.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-#: Deliveries to one destination at once.
+from mailhub.model.route import USUAL_PACE, Pace
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+#: Deliveries to one destination at once: at most, and at first.
 PER_DESTINATION_MAX = 20
+PER_DESTINATION_FIRST = 5
 #: Deliveries that wait for a place at one destination.  More are put back into the queue.
 WAITING_MAX = 20
+#: Destinations of which is remembered what they can take.
+DESTINATIONS_MAX = 10_000
+#: A destination with a rate may run ahead of it by as much as it is allowed in so many seconds.
+BURST_SECONDS = 1.0
+
+_MINUTE = 60.0
+
+
+class _Window:
+    """What one destination takes: `size` deliveries at once, `most` by configuration; `interval` seconds between two,
+    0 for no limit."""
+
+    __slots__ = ("deaf", "interval", "most", "next_at", "size", "threshold", "timer")
+
+    def __init__(self, most: int, first: int, interval: float) -> None:
+        self.most = most
+        self.size = float(min(first, most))
+        self.threshold = float(most)  # below it, growth is fast
+        self.deaf = 0  # deliveries under way whose ends tell nothing new
+        self.interval = interval
+        self.next_at = 0.0  # when the next delivery would begin if all kept to the interval
+        self.timer: IDelayedCall | None = None
 
 
 class Limits:
-    """Places at destinations, given out in the order of asking.  A destination is any string; none is kept for long:
-    what is idle is forgotten."""
+    """Places at destinations.  A destination is any string.
 
-    def __init__(self, per_destination_max: int = PER_DESTINATION_MAX, waiting_max: int = WAITING_MAX) -> None:
+    `messages_per_minute` holds for every destination whose Pace says nothing else, 0 is no limit; rates need a `clock`.
+    """
+
+    def __init__(
+        self,
+        per_destination_max: int = PER_DESTINATION_MAX,
+        waiting_max: int = WAITING_MAX,
+        *,
+        per_destination_first: int = PER_DESTINATION_FIRST,
+        messages_per_minute: int = 0,
+        clock: IReactorTime | None = None,
+        destinations_max: int = DESTINATIONS_MAX,
+    ) -> None:
         self._per_destination_max = per_destination_max
+        self._per_destination_first = per_destination_first
+        self._messages_per_minute = messages_per_minute
         self._waiting_max = waiting_max
+        self._destinations_max = destinations_max
+        self._clock = clock
         self._taken: dict[str, int] = {}
         self._waiting: dict[str, deque[Deferred[None]]] = {}
+        self._windows: OrderedDict[str, _Window] = OrderedDict()
+
+    # --- places ------------------------------------------------------------------------------------------------
 
     def taken(self, destination: str) -> int:
         """Places in use."""
         return self._taken.get(destination, 0)
 
-    def enter(self, destination: str) -> bool:
-        """Take a place at once, if there is one."""
-        taken = self._taken.get(destination, 0)
-        if taken >= self._per_destination_max:
+    def places(self, destination: str) -> int:
+        """Places there are now, used or not."""
+        window = self._windows.get(destination)
+        if window is None:
+            return min(self._per_destination_first, self._per_destination_max)
+        return int(window.size)
+
+    def enter(self, destination: str, pace: Pace = USUAL_PACE) -> bool:
+        """Take a place at once, if there is one, nobody waits for it, and the rate allows it."""
+        window = self._window(destination, pace)
+        if self._waiting.get(destination) or self._taken.get(destination, 0) >= window.size:
             return False
-        self._taken[destination] = taken + 1
+        if window.interval and not self._is_time(window):
+            return False
+        self._taken[destination] = self._taken.get(destination, 0) + 1
         return True
 
     def wait(self, destination: str) -> Deferred[None] | None:
@@ -41,18 +105,106 @@ class Limits:
             return None
         turn: Deferred[None] = Deferred(line.remove)
         line.append(turn)
+        self._admit(destination)  # a rate is kept by a timer, and somebody has to start it
         return turn
 
     def leave(self, destination: str) -> None:
         """Give the place back, to the next in line if somebody waits."""
-        line = self._waiting.get(destination)
-        if line:
-            line.popleft().callback(None)
-            return
-        if line is not None:
-            del self._waiting[destination]
         taken = self._taken[destination] - 1
         if taken:
             self._taken[destination] = taken
         else:
             del self._taken[destination]
+        if destination in self._waiting:
+            self._admit(destination)
+
+    def _admit(self, destination: str) -> None:
+        """Let in who waits, as far as there is room and the rate allows it."""
+        line = self._waiting[destination]
+        window = self._window(destination)
+        while line and self._taken.get(destination, 0) < window.size:
+            if window.interval and not self._is_time(window):
+                self._wake(destination, window)
+                return
+            self._taken[destination] = self._taken.get(destination, 0) + 1
+            line.popleft().callback(None)
+        if not line and self._waiting.get(destination) is line:
+            del self._waiting[destination]
+
+    # --- rates -------------------------------------------------------------------------------------------------
+
+    def _is_time(self, window: _Window) -> bool:
+        """Whether a delivery may begin now; then it counts."""
+        if self._clock is None:
+            return True
+        now = self._clock.seconds()
+        if window.next_at > now + max(BURST_SECONDS, window.interval):
+            window.next_at = now  # the clock was set back
+        if window.next_at > now + self._ahead(window):
+            return False
+        window.next_at = max(window.next_at, now) + window.interval
+        return True
+
+    def _wake(self, destination: str, window: _Window) -> None:
+        if window.timer is None and self._clock is not None:
+            wait = window.next_at - self._ahead(window) - self._clock.seconds()
+            window.timer = self._clock.callLater(max(0.0, wait), self._woken, destination, window)
+
+    @staticmethod
+    def _ahead(window: _Window) -> float:
+        """By how many seconds a delivery may begin before its time."""
+        return max(0.0, BURST_SECONDS - window.interval)
+
+    def _woken(self, destination: str, window: _Window) -> None:
+        window.timer = None
+        if destination in self._waiting:
+            self._admit(destination)
+
+    # --- learning ----------------------------------------------------------------------------------------------
+
+    def succeeded(self, destination: str) -> None:
+        """A delivery there, which still has its place, went as it should: there may be room for more."""
+        window = self._window(destination)
+        if window.deaf:
+            window.deaf -= 1
+        elif window.size < window.most:
+            step = 1.0 if window.size < window.threshold else 1.0 / window.size
+            window.size = min(window.size + step, float(window.most))
+
+    def slow_down(self, destination: str) -> None:
+        """The destination has had enough of us, or was not reached, in a delivery that still has its place."""
+        window = self._window(destination)
+        if window.deaf:
+            window.deaf -= 1
+            return
+        window.threshold = window.size = max(1.0, window.size / 2)
+        window.deaf = max(0, self._taken.get(destination, 0) - 1)
+
+    def _window(self, destination: str, pace: Pace | None = None) -> _Window:
+        window = self._windows.get(destination)
+        if window is None:
+            window = _Window(self._per_destination_max, self._per_destination_first, self._interval(USUAL_PACE))
+            self._windows[destination] = window
+            self._forget()
+        else:
+            self._windows.move_to_end(destination)
+        if pace is not None and (pace is not USUAL_PACE or window.most != self._per_destination_max):
+            window.most = self._per_destination_max if pace.per_destination is None else pace.per_destination
+            window.size = min(window.size, float(window.most))
+            window.interval = self._interval(pace)
+        if not self._taken.get(destination):
+            window.deaf = 0
+        return window
+
+    def _interval(self, pace: Pace) -> float:
+        rate = self._messages_per_minute if pace.messages_per_minute is None else pace.messages_per_minute
+        return _MINUTE / rate if rate else 0.0
+
+    def _forget(self) -> None:
+        """What was learnt of the destinations that were used least lately; never of one that is in use."""
+        for _ in range(len(self._windows) - self._destinations_max):
+            destination = next(iter(self._windows))
+            if destination in self._taken or destination in self._waiting:
+                self._windows.move_to_end(destination)
+            else:
+                del self._windows[destination]

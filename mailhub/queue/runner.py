@@ -300,6 +300,7 @@ class Runner:
             queue_id=envelope.queue_id,
             route=_told(route),
             recipients=tuple([recipient.address for recipient, _ in pairs]),
+            **_reasons(route),
         )
         deliverer = self._deliverers.get(type(route))
         if deliverer is None:
@@ -340,6 +341,7 @@ class Runner:
                 recipient=recipient.address,
                 reply=outcome.reply,
                 detail=outcome.detail,
+                **_beyond(outcome, changed),
             )
         if to_tell:
             told = await self._told(message, to_tell, now)
@@ -440,7 +442,7 @@ def _may_be_told(after: Recipient) -> bool:
 
 def _nowhere(route: Route) -> Outcome:
     assert isinstance(route, Nowhere)
-    return Failed(route.reply) if route.reply.is_permanent else Deferred(route.reply)
+    return Failed(route.reply, route.why) if route.reply.is_permanent else Deferred(route.reply, route.why)
 
 
 def _company(route: Route) -> Hashable:
@@ -457,6 +459,24 @@ def _destination(route: Route) -> str | None:
             return destination
         case _:
             return None
+
+
+def _reasons(route: Route) -> Mapping[str, object]:
+    """For history: how the route was found, and who says how it is protected.  Our own mailboxes need no reason."""
+    if isinstance(route, Lmtp | Smtp):
+        return {"why": route.why, "tls": route.tls, "tls_source": route.tls_source}
+    return _NO_FACTS
+
+
+def _beyond(outcome: Outcome, after: Recipient) -> Mapping[str, object]:
+    """For history: whose words the reply is, and when it goes on.  Nothing for what was delivered here."""
+    facts: dict[str, object] = {"remote": outcome.remote} if outcome.remote else {}
+    if after.state is State.QUEUED:
+        facts["next_attempt_at"] = round(after.next_attempt_at, 3)
+    return facts or _NO_FACTS
+
+
+_NO_FACTS: Mapping[str, object] = {}
 
 
 def _told(route: Route) -> str:

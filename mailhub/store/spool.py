@@ -32,15 +32,19 @@ from mailhub.interfaces import (
     SpoolFull,
 )
 from mailhub.model import Address, Envelope, Recipient
+from mailhub.model.selection import Selection
 from mailhub.store import spool_schema
 from mailhub.store.queue_id import QueueIds
 from mailhub.store.spool_content import Arriving, FileContent, MemoryContent, spool_error
 from mailhub.store.spool_database import (
     Amend,
     Close,
+    Fetch,
     Insert,
     Look,
     Open,
+    Pick,
+    Read,
     Remove,
     Search,
     SpoolDatabase,
@@ -88,6 +92,20 @@ class Claim:
         if len(final) < len(self.recipients):
             return False
         return all(recipient.state.is_final or recipient.address in final for recipient in self.envelope.recipients)
+
+
+class Reservation(Claim):
+    """All of a message that is not final, for whoever steers the queue.  Its content is not at hand."""
+
+    __slots__ = ()
+
+    def __init__(self, envelope: Envelope) -> None:
+        waiting = [recipient for recipient in envelope.recipients if not recipient.state.is_final]
+        super().__init__(envelope, waiting, MemoryContent(b""))
+
+    def finishes(self, recipients: Sequence[Recipient]) -> bool:
+        """False: where the content lies is known to the database alone."""
+        return False
 
 
 @implementer(IDraft)
@@ -193,7 +211,7 @@ class SqliteSpool:
         self._fresh_ids: set[str] = set()
         self._fresh_octets = 0
         self._claimed: dict[str, Claim] = {}
-        self._reserved: dict[Search, list[Claim]] = {}  # claimed, on the way to whoever asked
+        self._reserved: dict[Search | Fetch, list[Claim]] = {}  # claimed, on the way to whoever asked
         self._stored_due = math.inf  # nothing unclaimed that is not fresh is due earlier
         self._stored_due_since = math.inf  # the same, of what became known while a search is under way
 
@@ -396,6 +414,45 @@ class SqliteSpool:
         await self._do(look)
         return look.envelopes
 
+    # --- steering ------------------------------------------------------------------------------------------------
+
+    async def select(self, selection: Selection, limit: int, after: str = "") -> Sequence[Envelope]:
+        """As ISpool.  A long queue is searched in steps, and commits are made between them."""
+        found: list[Envelope] = []
+        while len(found) < limit:
+            pick = Pick(selection, after, limit - len(found))
+            await self._do(pick)
+            found += pick.envelopes
+            after = pick.last
+            if not after:
+                break
+        return found
+
+    async def content_of(self, queue_id: str) -> IContent | None:
+        read = Read(queue_id)
+        await self._do(read)
+        return read.content
+
+    async def reserve(self, queue_ids: Sequence[str]) -> Sequence[Envelope]:
+        fetch = Fetch(tuple(queue_ids))
+        await self._do(fetch)
+        return [claim.envelope for claim in self._reserved.pop(fetch)]
+
+    def relinquish(self, queue_id: str) -> None:
+        claim = self._claimed.pop(queue_id, None)
+        if claim is not None and self._note_due(spool_schema.due_at(claim.envelope)):
+            self._call_ready()
+
+    def is_claimed(self, queue_id: str) -> bool:
+        return queue_id in self._claimed
+
+    def _reserve_all(self, envelope: Envelope) -> Claim:
+        """What we hold of a new message is given up: it comes back from the database when its turn comes."""
+        if envelope.queue_id in self._fresh_ids:
+            self._forget_fresh(envelope.queue_id)
+        claim = self._claimed[envelope.queue_id] = Reservation(envelope)
+        return claim
+
     # --- what each batch teaches ---------------------------------------------------------------------------------
 
     def _do(self, work: Work, urgent: bool = True) -> Deferred[None]:
@@ -420,15 +477,18 @@ class SqliteSpool:
     def batch_told(self, works: Sequence[Work]) -> None:
         """For SpoolThread."""
         for work in works:
-            if isinstance(work, Search):
+            if isinstance(work, (Search, Fetch)):
                 self._take_back(work)
         if self._news:
             self._news = False
-            for callback in self._ready:
-                try:
-                    callback()
-                except Exception:
-                    self._log.failure("A listener of the spool failed")
+            self._call_ready()
+
+    def _call_ready(self) -> None:
+        for callback in self._ready:
+            try:
+                callback()
+            except Exception:
+                self._log.failure("A listener of the spool failed")
 
     def _learn(self, work: Work, now: float) -> bool:
         """Whether there may be something new to claim, or a new time to wait for."""
@@ -456,14 +516,19 @@ class SqliteSpool:
                     if found.envelope.queue_id not in self._claimed and found.envelope.queue_id not in self._fresh_ids
                 ]
                 return False
+            case Fetch(envelopes=envelopes) as fetch:
+                self._reserved[fetch] = [
+                    self._reserve_all(envelope) for envelope in envelopes if envelope.queue_id not in self._claimed
+                ]
+                return False
             case Open(next_due=due):
                 self._stored_due = due
                 return due != math.inf
         return False
 
-    def _take_back(self, search: Search) -> None:
+    def _take_back(self, work: Search | Fetch) -> None:
         """What was reserved for somebody who has ceased to wait is free again."""
-        for claim in self._reserved.pop(search, ()):
+        for claim in self._reserved.pop(work, ()):
             del self._claimed[claim.envelope.queue_id]
             self._news = self._note_due(spool_schema.due_at(claim.envelope)) or self._news
 

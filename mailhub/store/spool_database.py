@@ -19,10 +19,12 @@ import apsw
 
 from mailhub.interfaces import IContent, IDisk, SpoolError, SpoolFull
 from mailhub.model import Envelope, Recipient, State
+from mailhub.model.selection import Selection
 from mailhub.store import spool_schema
 from mailhub.store.queue_id import ALPHABET
 from mailhub.store.spool_content import FileContent, MemoryContent, spool_error
 from mailhub.store.spool_schema import MESSAGE_COLUMNS, RECIPIENT_COLUMNS, Row
+from mailhub.store.spool_selection import condition
 
 #: SQLite 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write, and a postmaster may be the second.
 SQLITE_MIN = (3, 51, 3)
@@ -32,6 +34,8 @@ CHECKPOINT_FRAMES = 2000
 BUSY_SECONDS = 10.0
 #: Small content that one claim brings into memory.
 CLAIM_OCTETS = 8 * 1024 * 1024
+#: Messages that one Pick looks at, so that commits never wait long behind somebody who searches the queue.
+SCAN_MAX = 1000
 #: The database's own page cache, in KiB.
 CACHE_KIBIBYTES = 16 * 1024
 
@@ -113,6 +117,34 @@ class Look(Work):
     limit: int
     behind: bool
     envelopes: list[Envelope] = field(default_factory=list, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Pick(Work):
+    """At most `limit` messages that are meant, with ids behind `after`.  Not more than SCAN_MAX are looked at: `last`
+    is the id up to which that was done, empty when there are no more."""
+
+    selection: Selection
+    after: str
+    limit: int
+    envelopes: list[Envelope] = field(default_factory=list, init=False)
+    last: str = field(default="", init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Fetch(Work):
+    """These messages as they stand, for whoever wants to steer them."""
+
+    queue_ids: Sequence[str]
+    envelopes: list[Envelope] = field(default_factory=list, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Read(Work):
+    """The content of one message; None if it is not in the queue."""
+
+    queue_id: str
+    content: IContent | None = field(default=None, init=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -333,6 +365,12 @@ class SpoolDatabase:
                         self._search(work)
                     case Look():
                         self._look(work)
+                    case Pick():
+                        self._pick(work)
+                    case Fetch():
+                        work.envelopes = self._envelopes("queue_id = ?", [(queue_id,) for queue_id in work.queue_ids])
+                    case Read():
+                        work.content = self._content_of(work.queue_id)
                     case Open():
                         work.next_due = self._open()
                     case Close():
@@ -514,17 +552,50 @@ class SpoolDatabase:
         return spool_schema.envelope_from_rows(message, list(self._sql(_SELECT_RECIPIENTS, (message[0],))))
 
     def _look(self, look: Look) -> None:
-        rows = self._sql(
+        sign = ">" if look.behind else "="
+        look.envelopes = self._envelopes(f"queue_id {sign} ?", [(look.first,)], look.limit)
+
+    def _pick(self, pick: Pick) -> None:
+        where, values = condition(pick.selection)
+        last = None
+        if not pick.selection.queue_ids:
+            last = self._sql(
+                "SELECT queue_id FROM message WHERE queue_id > ? ORDER BY queue_id LIMIT 1 OFFSET ?",
+                (pick.after, SCAN_MAX - 1),
+            ).get
+        bounds: tuple[str, ...] = (pick.after,)
+        where = f"queue_id > ? AND {where}"
+        if last is not None:
+            where = f"queue_id <= ? AND {where}"
+            bounds = (last, pick.after)
+        pick.envelopes = self._envelopes(where, [(*bounds, *values)], pick.limit)
+        if len(pick.envelopes) >= pick.limit:
+            last = pick.envelopes[-1].queue_id
+        pick.last = last or ""
+
+    def _envelopes(self, where: str, each: Sequence[Sequence[Any]], limit: int = 1) -> list[Envelope]:
+        """For each tuple of values at most `limit` messages, in the order of their ids; none from the quarantine."""
+        statement = (
             f"SELECT {MESSAGE_COLUMNS} FROM message"  # noqa: S608 - our own words
-            f" WHERE queue_id {'>' if look.behind else '='} ? AND queue_id NOT IN (SELECT queue_id FROM quarantine)"
-            " ORDER BY queue_id LIMIT ?",
-            (look.first, look.limit),
-        ).fetchall()
-        for row in rows:
-            try:
-                look.envelopes.append(self._envelope(row))
-            except (ValueError, TypeError) as error:
-                self._quarantine(str(row[0]), str(error))
+            f" WHERE {where} AND queue_id NOT IN (SELECT queue_id FROM quarantine) ORDER BY queue_id LIMIT ?"
+        )
+        found: list[Envelope] = []
+        for values in each:
+            for row in self._sql(statement, (*values, limit)).fetchall():
+                try:
+                    found.append(self._envelope(row))
+                except (ValueError, TypeError) as error:
+                    self._quarantine(str(row[0]), str(error))
+        return found
+
+    def _content_of(self, queue_id: str) -> IContent | None:
+        """Raises SpoolError where it cannot be read."""
+        if not self._sql(_SELECT_MESSAGE, (queue_id,)).fetchall():
+            return None
+        try:
+            return self._read(queue_id)[1]
+        except (ValueError, TypeError) as error:
+            raise SpoolError(f"{queue_id} cannot be read: {error}") from error
 
     def _quarantine(self, queue_id: str, cause: str) -> None:
         """Leave the rows as they are, for a person to look at, and try them no more."""

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, SpoolError, SpoolFull
 from mailhub.model import Address, Envelope, Recipient, State
+from mailhub.model.selection import Selection
 from mailhub.store.queue_id import QueueIds
 from mailhub.store.spool_content import MemoryContent
 
@@ -205,3 +206,27 @@ class MemorySpool:
 
     async def list(self, limit: int, after: str = "") -> Sequence[Envelope]:
         return [self._messages[queue_id][0] for queue_id in sorted(self._messages) if queue_id > after][:limit]
+
+    async def select(self, selection: Selection, limit: int, after: str = "") -> Sequence[Envelope]:
+        return [envelope for envelope in await self.list(len(self._messages), after) if selection.matches(envelope)][
+            :limit
+        ]
+
+    async def content_of(self, queue_id: str) -> IContent | None:
+        return MemoryContent(self._messages[queue_id][1]) if queue_id in self._messages else None
+
+    async def reserve(self, queue_ids: Sequence[str]) -> Sequence[Envelope]:
+        found = []
+        for queue_id in queue_ids:
+            if queue_id in self._messages and queue_id not in self._claimed:
+                envelope = self._messages[queue_id][0]
+                self._claimed[queue_id] = {str(one.address) for one in envelope.recipients if not one.state.is_final}
+                found.append(envelope)
+        return found
+
+    def relinquish(self, queue_id: str) -> None:
+        if self._claimed.pop(queue_id, None) is not None:
+            self._call_ready()
+
+    def is_claimed(self, queue_id: str) -> bool:
+        return queue_id in self._claimed

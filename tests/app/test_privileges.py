@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import stat
 import subprocess
 import sys
 import tempfile
@@ -173,7 +174,7 @@ say(problems=unusable(
 
 
 @needs_root
-def test_the_service_drops_and_then_tells_all_that_is_wrong_at_once(open_folder: Path) -> None:
+def test_the_service_tells_all_that_would_be_wrong_at_once_while_it_still_can(open_folder: Path) -> None:
     said = child(
         """
 privileges.ours = lambda: ()
@@ -186,8 +187,50 @@ except PrivilegeError as error:
 """,
         str(open_folder),
     )
-    assert said["uid"] == pwd.getpwnam("nobody").pw_uid
+    assert said["uid"] == 0
     assert len(said["told"].splitlines()) == 2
+
+
+@needs_root
+def test_what_is_made_before_the_drop_belongs_to_the_user_and_root_follows_no_link(open_folder: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    treasure = open_folder / "treasure"
+    treasure.mkdir(mode=0o755)
+    theirs = open_folder / "theirs"
+    theirs.mkdir()
+    (theirs / "link").symlink_to(treasure)
+    os.chown(theirs, nobody.pw_uid, nobody.pw_gid)
+    said = child(
+        """
+from mailhub.app.privileges import acting_as, make_directory_for, make_file_for
+from mailhub.store.disk import RealDisk
+from pathlib import Path
+folder, person = Path(sys.argv[1]), Person.find("nobody")
+make_directory_for(person, folder / "new" / "er", RealDisk())
+make_file_for(person, folder / "new" / "er" / "log")
+make_file_for(person, folder / "log")
+told = []
+for attempt in (
+    lambda: make_directory_for(person, folder / "theirs" / "link" / "new", RealDisk()),
+    lambda: make_file_for(person, folder / "theirs" / "link" / "log"),
+):
+    try:
+        attempt()
+    except OSError as error:
+        told.append(type(error).__name__)
+with acting_as(person):
+    inside = os.geteuid(), os.getegid(), os.getgroups()
+say(told=told, inside=inside, after=[os.geteuid(), os.getegid(), os.getgroups()], before=[0, os.getgid()])
+""",
+        str(open_folder),
+    )
+    for path in ("new", "new/er", "new/er/log", "log"):
+        assert (open_folder / path).stat().st_uid == nobody.pw_uid, path
+        assert stat.S_IMODE((open_folder / path).stat().st_mode) in (0o700, 0o600), path
+    assert said["inside"] == [nobody.pw_uid, nobody.pw_gid, [nobody.pw_gid]]
+    assert said["after"][:2] == said["before"]
+    assert list(treasure.iterdir()) == []
+    assert said["told"] == ["PermissionError", "PermissionError"]
 
 
 def test_what_we_can_use_is_no_problem(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from zope.interface.verify import verifyObject
 
 from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, SpoolError
 from mailhub.model import Address, Envelope, MailParameters, Recipient, State, reply
+from mailhub.model.selection import EVERYTHING, Selection, Standing
+from mailhub.store import spool_database
 from mailhub.store.disk import RealDisk
 from mailhub.store.spool import SqliteSpool
 from mailhub.store.spool_content import SMALL_OCTETS
@@ -318,3 +320,124 @@ def test_a_closed_spool_takes_nothing(bench: Bench) -> None:
         bench.spool.draft()
     with pytest.raises(SpoolError):
         bench.clock.run_until(draft.commit(Envelope(draft.queue_id, None, (Recipient(BOB, BOB),), 0.0)))
+
+
+# --- seeing and steering ---------------------------------------------------------------------------------------------
+
+
+HELD = Recipient(Address("Held", "example.net"), BOB, state=State.HELD)
+SELECTIONS = [
+    EVERYTHING,
+    Selection(sender="<>"),
+    Selection(sender="ALICE@example.org"),
+    Selection(sender="@example.org"),
+    Selection(sender="@example"),
+    Selection(sender="lice@example.org"),
+    Selection(recipient="bob@example.test"),
+    Selection(recipient="held@example.net"),
+    Selection(recipient="o'); DROP TABLE message; --@example.net"),
+    Selection(domain="example.net"),
+    Selection(domain="EXAMPLE.test"),
+    Selection(domain="ample.test"),
+    Selection(standing=Standing.QUEUED),
+    Selection(standing=Standing.DEFERRED),
+    Selection(standing=Standing.HELD),
+    Selection(standing=Standing.HELD, domain="example.test"),
+    Selection(received_after=1_750_000_010.0),
+    Selection(received_before=1_750_000_010.0),
+    Selection(session_prefix="drop-"),
+    Selection(session_prefix="drop_"),
+]
+
+
+@pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
+def test_a_selection_finds_what_it_means(bench: Bench, selection: Selection) -> None:
+    """The database and the value agree on which messages are meant."""
+    bench.commit(session_id="drop-1")
+    bench.commit(recipients=[HELD])
+    bench.clock.advance(10)
+    bench.commit(recipients=[Recipient(CAROL, CAROL, attempts=2), HELD], session_id="x-drop-2")
+    bench.clock.advance(10)
+    bench.commit(recipients=[Recipient(BOB, BOB, state=State.DELIVERED), Recipient(Address("ü", "example.test"), BOB)])
+    draft = bench.spool.draft()
+    bench.clock.run_until(
+        draft.commit(Envelope(draft.queue_id, None, (Recipient(CAROL, CAROL),), bench.clock.seconds()))
+    )
+    every = bench.clock.run_until(bench.spool.list(100))
+    assert len(every) == 5
+    wanted = [envelope.queue_id for envelope in every if selection.matches(envelope)]
+    found = bench.clock.run_until(bench.spool.select(selection, 100))
+    assert [envelope.queue_id for envelope in found] == wanted
+    paged: list[str] = []
+    while page := bench.clock.run_until(bench.spool.select(selection, 2, paged[-1] if paged else "")):
+        paged += [envelope.queue_id for envelope in page]
+    assert paged == wanted
+    if wanted:
+        assert bench.clock.run_until(bench.spool.select(Selection(queue_ids=(wanted[0],)), 5)) == found[:1]
+
+
+def test_a_selection_is_searched_in_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_database, "SCAN_MAX", 2)
+    for number in range(7):
+        bench.commit(recipients=[HELD if number in (4, 6) else Recipient(BOB, BOB)])
+    held = Selection(standing=Standing.HELD)
+    assert len(bench.clock.run_until(bench.spool.select(held, 1))) == 1
+    assert len(bench.clock.run_until(bench.spool.select(held, 9))) == 2
+    assert len(bench.clock.run_until(bench.spool.select(EVERYTHING, 9))) == 7
+
+
+def reserve(bench: Bench, *queue_ids: str) -> list[str]:
+    return [envelope.queue_id for envelope in bench.clock.run_until(bench.spool.reserve(queue_ids))]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_reservation_is_as_exclusive_as_a_claim(bench: Bench, again: bool) -> None:
+    one = bench.commit(recipients=[Recipient(BOB, BOB), HELD])
+    two = bench.commit()
+    if again:
+        bench.restart()
+    assert reserve(bench, one, "0" * 17) == [one]
+    assert bench.spool.is_claimed(one)
+    assert not bench.spool.is_claimed(two)
+    assert reserve(bench, one, two) == [two]
+    assert bench.claim() == []
+    bench.spool.relinquish(two)
+    bench.spool.relinquish(two)
+    (claim,) = bench.claim()
+    assert (claim.envelope.queue_id, read(claim.content)) == (two, b"Subject: x\r\n\r\nx\r\n")
+    assert reserve(bench, two) == []
+    ready = bench.ready
+    bench.clock.run_until(bench.spool.record(one, [Recipient(BOB, BOB, state=State.HELD)]))
+    assert bench.spool.is_claimed(one)  # one of two was recorded
+    bench.clock.run_until(bench.spool.record(one, [HELD.changed(state=State.QUEUED)]))
+    assert not bench.spool.is_claimed(one)
+    assert again or bench.ready > ready
+    (claim,) = bench.claim()
+    assert [recipient.address for recipient in claim.recipients] == [HELD.address]
+    assert read(claim.content) == b"Subject: x\r\n\r\nx\r\n"
+
+
+@pytest.mark.parametrize("size", [10, SMALL_OCTETS + 1])
+def test_what_was_reserved_can_be_ended(bench: Bench, size: int) -> None:
+    queue_id = bench.commit(b"x" * size)
+    content = bench.clock.run_until(bench.spool.content_of(queue_id))
+    assert content is not None
+    assert read(content) == b"x" * size
+    assert reserve(bench, queue_id) == [queue_id]
+    bench.clock.run_until(bench.spool.record(queue_id, [Recipient(BOB, BOB, state=State.DISCARDED)]))
+    assert bench.find(queue_id) is None
+    assert bench.clock.run_until(bench.spool.content_of(queue_id)) is None
+    assert not bench.spool.is_claimed(queue_id)
+    bench.restart()
+    assert bench.ids() == []
+
+
+def test_a_cancelled_reservation_leaves_the_message_to_others(bench: Bench) -> None:
+    queue_id = bench.commit()
+    asked = Deferred.fromCoroutine(bench.spool.reserve([queue_id]))
+    if asked.called:
+        pytest.skip("this spool answers at once")
+    asked.addErrback(lambda failure: failure.trap(CancelledError))
+    asked.cancel()
+    bench.find(queue_id)
+    assert [claim.envelope.queue_id for claim in bench.claim()] == [queue_id]

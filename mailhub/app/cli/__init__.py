@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -26,8 +28,14 @@ COMMANDS = {
     "check": "Look for mistakes in the configuration; start nothing.",
     "user": "Add, change, list and remove accounts.",
     "alias": "Add, list and remove aliases.",
+    "queue": "See and steer what waits.",
+    "sendmail": "Send a message from this host, as programs expect it.",
+    "why": "Tell the story of a message, and why it went as it did.",
     "plugins": "List the policies that can be configured.",
 }
+
+#: Names of other mail systems' programs, and the options of sendmail that they stand for.
+AS_SENDMAIL: dict[str, tuple[str, ...]] = {"sendmail": (), "mailq": ("-bp",), "newaliases": ("-bi",)}
 
 
 class Commands(click.Group):
@@ -57,6 +65,13 @@ class Commands(click.Group):
             from mailhub.app.config_errors import did_you_mean
 
             ctx.fail(f"{error.message}  {did_you_mean(args[0], self.list_commands(ctx)).capitalize()}")
+
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **extra: Any) -> Any:
+        """A link to us that is named sendmail, mailq or newaliases is what its name says."""
+        called = AS_SENDMAIL.get(os.path.basename(sys.argv[0])) if args is None else None
+        if called is not None:
+            args = ["sendmail", *called, *sys.argv[1:]]
+        return super().main(args, *positional, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
