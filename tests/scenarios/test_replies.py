@@ -169,6 +169,7 @@ def test_accepted(mta: Any, hub: Any, eventually: Any) -> None:
     [
         "<nobody@example.test>",
         '<"../../x"@example.test>',
+        "<../../x@example.test>",
         f"<{'x' * 65}@example.test>",
         f"<{'x' * 64}@example.test>",
         f'<"{"x" * 90}"@example.test>',
@@ -176,11 +177,6 @@ def test_accepted(mta: Any, hub: Any, eventually: Any) -> None:
 )
 def test_unknown_user(mta: Any, path: str) -> None:
     assert rcpt(mta, path).startswith("550 5.1.1 ")
-
-
-def test_unknown_user_written_as_no_address_can_be(mta: Any) -> None:
-    """Unquoted, ../../x has empty atoms in it, which no address has (RFC 5321 section 4.1.2)."""
-    assert rcpt(mta, "<../../x@example.test>").startswith("501 5.1.3 ")
 
 
 def test_relaying(mta: Any) -> None:

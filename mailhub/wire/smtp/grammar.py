@@ -50,9 +50,10 @@ _DIGITS_MAX = 20  # RFC 1870 section 4: size-value = 1*20DIGIT
 #   sub-domain     = Let-dig [Ldh-str]
 #   A-d-l          = "@" Domain *( "," "@" Domain )
 #   Path           = "<" [ A-d-l ":" ] Mailbox ">"
-# An empty quoted string names nobody, and is refused.
+# An empty quoted string names nobody, and is refused.  Dots may stand anywhere in a local part, also unquoted: there
+# are such mailboxes, every large server takes them, and what is nobody here is refused as such.
 _ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+"
-_DOT_STRING = rb"%b(?:\.%b)*" % (_ATOM, _ATOM)
+_DOT_STRING = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff.-]+"
 _QCONTENT = rb"(?:[ !#-\[\]-~\x80-\xff]|\\[ -~])+"
 _LABEL = rb"[A-Za-z0-9\x80-\xff]+(?:-+[A-Za-z0-9\x80-\xff]+)*"
 _DOMAIN = rb"%b(?:\.%b)*" % (_LABEL, _LABEL)
