@@ -1,0 +1,350 @@
+"""One message on its way to one destination: from host to host until every recipient is decided, or nobody is left.
+
+The rules of the file:
+
+- A host that cannot be spoken with, says 421, or defers, is followed by the next one; 5yz to a command of the
+  transaction is final; 5yz before it, at the banner for example, is not (RFC 5321 sections 4.2.1 and 5.1).
+- When the whole content was sent and the answer did not come, no other host is tried at once (RFC 5321 section 6.1).
+  The exception: a kept connection that was lost before the host said anything at all was closed while nobody used it.
+- TLS that fails is given up, on a new connection, only where the way says "may".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from mailhub.deliver.connections import Connection
+from mailhub.deliver.load import Load
+from mailhub.model import (
+    NO_RCPT_PARAMETERS,
+    Address,
+    Deferred,
+    Delivered,
+    Envelope,
+    Failed,
+    ForwardPath,
+    Host,
+    Outcome,
+    RcptParameters,
+    Recipient,
+    Reply,
+    ReversePath,
+    reply,
+)
+from mailhub.net.dial import Dialler, Missed, where
+from mailhub.net.smtp_client import UNREADABLE, SmtpClient
+from mailhub.wire.mime_downgrade import CannotDowngrade
+from mailhub.wire.smtp.client_events import Closed, DowngradeWanted, TransactionEnded
+
+if TYPE_CHECKING:
+    from mailhub.deliver.smtp import SmtpDeliverer, Way
+
+#: Hosts that may defer a recipient before we wait for better times.
+HOSTS_MAX = 3
+#: Recipients of one transaction (RFC 5321 section 4.5.3.1.8: every host takes so many).
+RECIPIENTS_MAX = 100
+
+NO_HOSTS = reply(451, "4.4.4", "There is no host to carry the message to")
+BAD_ENDPOINT = reply(451, "4.3.5", "The next hop cannot be understood; the postmaster has to mend its route")
+
+#: These ask for less of us, whatever they answer.
+_SLOWER = (421, 450)
+
+_log = Logger(namespace="mailhub.deliver")
+
+
+class Errand:
+    """The recipients `group` with one reverse-path; their outcomes are put into `outcomes`."""
+
+    def __init__(
+        self,
+        deliverer: SmtpDeliverer,
+        envelope: Envelope,
+        way: Way,
+        load: Load,
+        reverse_path: ReversePath,
+        group: list[Recipient],
+        outcomes: dict[Address, Outcome],
+    ) -> None:
+        self._deliverer = deliverer
+        self._envelope = envelope
+        self._way = way
+        self._load = load
+        self._reverse_path = reverse_path
+        self._left = group  # who has no outcome yet, or may get a better one
+        self._outcomes = outcomes
+        self._dialler: Dialler | None = None
+        self._visited: set[Host] = set()
+        self._in_clear: set[Host] = set()  # where TLS was tried in vain
+        self._hosts_left = HOSTS_MAX
+        self._reason, self._remote = NO_HOSTS, ""  # why the last host was left, and its name
+        self._trouble = False  # the destination has shown that we ask for too much
+
+    async def run(self) -> None:
+        """Decide about all of them."""
+        deliverer, way = self._deliverer, self._way
+        connection = deliverer.connections.take(way.key, way.hosts)
+        decided = False
+        while self._left and self._hosts_left:
+            if connection is None:
+                connection = await self._connect()
+                if connection is None:
+                    break
+            try:
+                decided |= await self._visit(connection)
+            except BaseException:
+                connection.client.abort()
+                raise
+            deliverer.connections.keep(connection)
+            connection = None
+        # What a host has said is worth more than that the next one says nothing.
+        for recipient in self._left:
+            self._outcomes.setdefault(recipient.address, Deferred(self._reason, remote=self._remote))
+        if self._trouble:
+            deliverer.outside.limits.slow_down(way.destination)
+        elif decided:
+            deliverer.outside.limits.succeeded(way.destination)
+
+    # --- one host ----------------------------------------------------------------------------------------------
+
+    async def _visit(self, connection: Connection) -> bool:
+        """Carry to this host what it takes.  Afterwards `_left` has those for whom another one may be better.
+
+        Gives back whether somebody was decided.
+        """
+        client = connection.client
+        was_kept = client.transactions > 0
+        decided = False
+        deferred: list[Recipient] = []
+        while self._left and client.is_idle:
+            batch, rest = self._left[:RECIPIENTS_MAX], self._left[RECIPIENTS_MAX:]
+            ended = await self._transact(connection, batch)
+            if ended is None:
+                self._left = rest
+                decided = True
+                continue
+            if was_kept and _was_closed_before(ended, client):
+                return False
+            was_kept = False
+            untried: list[Recipient] = []
+            for recipient, outcome in zip(batch, ended.outcomes, strict=True):
+                if outcome is None:
+                    untried.append(recipient)
+                    continue
+                self._outcomes[recipient.address] = _told(outcome, connection)
+                if not isinstance(outcome, Deferred):
+                    decided = True
+                elif not ended.in_doubt:
+                    deferred.append(recipient)
+                    self._trouble |= outcome.reply.code in _SLOWER
+            self._left = untried + rest
+            if client.unreadable:
+                self._reason, self._hosts_left = UNREADABLE, 0  # no host can help
+                return decided
+        self._left += deferred
+        closed = client.closed
+        if closed is not None and closed.reply is not None:
+            self._reason, self._remote = closed.reply, connection.host.name
+            self._trouble = True
+        elif deferred:
+            self._avoid(connection.host.name)  # it has said what it has to say
+        else:
+            self._dialler = None  # it wants no more on one connection, and more on the next
+            return decided
+        self._visited.add(connection.host)
+        self._hosts_left -= 1
+        return decided
+
+    def _avoid(self, name: str) -> None:
+        """Visit no address of this host any more."""
+        self._visited.update(host for host in self._way.hosts if host.name == name)
+        if self._dialler is not None:
+            self._dialler.skip(name)
+
+    async def _transact(self, connection: Connection, batch: Sequence[Recipient]) -> TransactionEnded | None:
+        """One transaction.  None if the message cannot be made into what the host takes; all are decided then."""
+        client = connection.client
+        executor = self._deliverer.outside.executor
+        recipients = tuple([_forward_path(recipient) for recipient in batch])
+        began_at = self._deliverer.clock.seconds()
+        while True:
+            reused = client.transactions > 0
+            pieces = self._load.pieces(executor)
+            try:
+                ended = await client.carry(self._load.mail(self._reverse_path, recipients), pieces)
+            finally:
+                if pieces is not None:
+                    await pieces.discard()
+            if isinstance(ended, TransactionEnded):
+                break
+            fault = await self._change(ended)
+            if fault is not None:
+                for recipient in batch:
+                    self._outcomes[recipient.address] = fault
+                self._tell(connection, fault.reply, began_at, reused, len(batch))
+                return None
+        said = _last(ended, client.closed)
+        if said is not None:
+            self._tell(connection, said, began_at, reused, len(batch))
+        return ended
+
+    async def _change(self, wanted: DowngradeWanted) -> Outcome | None:
+        """Make the content what the host takes, or give the outcome that this has."""
+        try:
+            await self._load.change(wanted.to, self._deliverer.outside.executor)
+        except CannotDowngrade as fault:
+            return Failed(fault.reply)
+        except OSError as error:
+            _log.error("{queue_id} cannot be read: {why}", queue_id=self._envelope.queue_id, why=str(error))
+            return Deferred(UNREADABLE, str(error))
+        return None
+
+    # --- on the way to one -------------------------------------------------------------------------------------
+
+    async def _connect(self) -> Connection | None:
+        """A session with the next host that has one for us, or None if there is none left."""
+        deliverer, way = self._deliverer, self._way
+        if self._dialler is None:
+            try:
+                self._dialler = deliverer.dialler(way, self._visited)
+            except ValueError:
+                self._reason = BAD_ENDPOINT
+                return None
+        factory_for = partial(_FactoryFor, self)
+        while True:
+            began_at = deliverer.clock.seconds()
+            found = await self._dialler.dial(factory_for)
+            for missed in self._dialler.missed:
+                self._missed(missed)
+            self._dialler.missed.clear()
+            if found is None:
+                break
+            place, client = found
+            assert isinstance(client, SmtpClient)
+            host = place.host
+            deliverer.unreachable.reached(host)
+            closed = await client.opened
+            connection = Connection(client, host, way.key, where(host), deliverer.clock.seconds())
+            if closed is None:
+                deliverer.connections.add(connection)
+                deliverer.unreachable.reached(way.key)
+                return connection
+            self._tell(connection, closed.reply, began_at, False, len(self._left), tls_failed=closed.tls_failed)
+            if closed.reply is not None:
+                self._reason, self._remote = closed.reply, host.name
+                self._trouble |= closed.reply.code in _SLOWER
+            if closed.tls_failed and way.tls == "may" and not way.implicit_tls and host not in self._in_clear:
+                _log.warn(
+                    "TLS with {host} failed and is done without: {reply}", host=where(host), reply=str(closed.reply)
+                )
+                self._in_clear.add(host)
+                self._dialler.again(place)
+        self._trouble = True
+        # Where others are open somebody is there, and only wants no more of us.
+        if not self._visited and not deliverer.connections.opened(way.key):
+            deliverer.unreachable.not_reached(way.key, self._reason)
+        return None
+
+    def build_client(self, host: Host) -> SmtpClient:
+        """For a connection that is being made."""
+        return self._deliverer.client(self._way, host, host in self._in_clear)
+
+    def _missed(self, missed: Missed) -> None:
+        host = missed.host
+        why = "".join(character if character.isprintable() else "?" for character in missed.why)
+        # RFC 3463 section 3.5, X.4.1: no answer from host.
+        self._reason, self._remote = reply(451, "4.4.1", f"No connection to {where(host)}: {why}"), host.name
+        self._deliverer.unreachable.not_reached(host, self._reason)
+        self._record(host, self._reason, missed.seconds, len(self._left))
+
+    # --- telling -----------------------------------------------------------------------------------------------
+
+    def _tell(
+        self,
+        connection: Connection,
+        said: Reply | None,
+        began_at: float,
+        reused: bool,
+        recipients: int,
+        tls_failed: bool = False,
+    ) -> None:
+        client = connection.client
+        facts: dict[str, object] = {}
+        if client.tls is not None:
+            facts = {"tls": client.tls.version, "cipher": client.tls.cipher, "verified": client.is_verified}
+        if tls_failed:
+            facts["tls_failed"] = True
+        if reused:
+            facts["reused"] = True
+        self._record(connection.host, said, self._deliverer.clock.seconds() - began_at, recipients, **facts)
+
+    def _record(self, host: Host, said: Reply | None, seconds: float, recipients: int, **facts: object) -> None:
+        envelope = self._envelope
+        self._deliverer.outside.history.record(
+            "tried",
+            envelope.session_id,
+            envelope.queue_id,
+            host=host.name,
+            address=host.address,
+            port=host.port,
+            reply=said,
+            seconds=seconds,
+            recipients=recipients,
+            **facts,
+        )
+
+
+class _FactoryFor(Factory):
+    """A client for the host that is dialled."""
+
+    noisy = False
+
+    def __init__(self, errand: Errand, host: Host) -> None:
+        self._client = errand.build_client(host)
+
+    def buildProtocol(self, address: object) -> SmtpClient:
+        return self._client
+
+
+def _forward_path(recipient: Recipient) -> ForwardPath:
+    if not recipient.notify and recipient.orcpt is None:
+        return ForwardPath(recipient.address, NO_RCPT_PARAMETERS)
+    return ForwardPath(recipient.address, RcptParameters(recipient.notify, recipient.orcpt))
+
+
+def _told(outcome: Outcome, connection: Connection) -> Outcome:
+    """The outcome with the host that gave it."""
+    detail = f"{outcome.detail}, {connection.where}" if outcome.detail else connection.where
+    remote = connection.host.name
+    match outcome:
+        case Delivered(said):
+            return Delivered(said, detail, remote, notifies=connection.client.capabilities.dsn)
+        case Deferred(said):
+            return Deferred(said, detail, remote)
+        case Failed(said):
+            return Failed(said, detail, remote)
+
+
+def _was_closed_before(ended: TransactionEnded, client: SmtpClient) -> bool:
+    """Whether a connection that was kept was lost, or about to be closed, before the host looked at this transaction.
+    Then nothing of it was done, though all of it may have been sent."""
+    closed = client.closed
+    if closed is None or closed.reply is None:
+        return False
+    if not client.heard:
+        return True
+    said = closed.reply
+    return said.code == 421 and all(outcome is not None and outcome.reply is said for outcome in ended.outcomes)
+
+
+def _last(ended: TransactionEnded, closed: Closed | None) -> Reply | None:
+    """What the host said last about anybody."""
+    for outcome in reversed(ended.outcomes):
+        if outcome is not None:
+            return outcome.reply
+    return None if closed is None else closed.reply
