@@ -13,23 +13,32 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from mailhub.app import outbound
 from mailhub.app.config import Config
 from mailhub.app.config_errors import ConfigError, Problem
 from mailhub.app.discovery import discover
 from mailhub.app.history import database, redaction
 from mailhub.app.privileges import Person, acting_as, make_directory_for, make_file_for
 from mailhub.app.seating import seats
+from mailhub.deliver.connections import Connections
 from mailhub.deliver.maildir import MaildirDeliverer
+from mailhub.deliver.smtp import Outside, SmtpDeliverer
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
+from mailhub.interfaces import IAccounts
 from mailhub.net import self_signed
+from mailhub.net.client_tls import ClientTls
 from mailhub.net.descriptors import Descriptors, raise_limit
 from mailhub.net.doorkeeper import Doorkeeper
+from mailhub.net.own_addresses import OwnAddresses
 from mailhub.net.tls import CertificateStore, Pair, Site
 from mailhub.plugin import Hub as PolicyHub
 from mailhub.policy.panel import Panel
+from mailhub.queue.limits import Limits as DestinationLimits
+from mailhub.queue.outside import OutsideRouter
 from mailhub.queue.schedule import Schedule
+from mailhub.queue.srs import SrsAccounts
 from mailhub.receiver.login import Logins
 from mailhub.receiver.receiver import Reception
 from mailhub.receiver.throttle import Throttle
@@ -59,7 +68,8 @@ class House:
     disk: RealDisk
     history: HistoryLog
     spool: SqliteSpool
-    accounts: FileAccounts
+    files: FileAccounts
+    accounts: IAccounts
     mailboxes: MaildirStore
     maildir: MaildirDeliverer
     memory: KeyValueFile
@@ -69,6 +79,9 @@ class House:
     doorkeeper: Doorkeeper
     throttle: Throttle
     schedule: Schedule
+    limits: DestinationLimits
+    outside: OutsideRouter
+    relay: SmtpDeliverer
 
 
 def build(config: Config, reactor: Any, person: Person | None, terminal: Any) -> House:
@@ -87,6 +100,24 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
     _make_places(config, disk, person)
     with acting_as(person):
         secret = installation_secret(config.data / "installation-secret", chance.randbytes(SECRET_OCTETS), disk)
+    history = HistoryLog(
+        config.log.file,
+        reactor,
+        executor,
+        terminal=terminal,
+        verbose=config.log.level == "debug",
+        database=database(config),
+        redaction=redaction(config, secret),
+    )
+    resolver = _resolver(config, reactor, chance)
+    files = _accounts(config, reactor, hashing, chance, secret)
+    with acting_as(person):
+        srs = outbound.srs(config, files, chance, reactor, disk)
+    limits = DestinationLimits(
+        config.outbound.limits.per_destination,
+        messages_per_minute=config.outbound.limits.messages_per_minute,
+        clock=reactor,
+    )
     return House(
         config=config,
         reactor=reactor,
@@ -94,15 +125,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
         executor=executor,
         hashing=hashing,
         disk=disk,
-        history=HistoryLog(
-            config.log.file,
-            reactor,
-            executor,
-            terminal=terminal,
-            verbose=config.log.level == "debug",
-            database=database(config),
-            redaction=redaction(config, secret),
-        ),
+        history=history,
         spool=SqliteSpool(
             str(config.spool_directory),
             reactor,
@@ -112,11 +135,12 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
             reserve_octets=config.limits.reserve_octets,
             horizon_seconds=max(HORIZON_SECONDS, schedule.longest_seconds),
         ),
-        accounts=_accounts(config, reactor, hashing, chance, secret),
+        files=files,
+        accounts=files if srs is None else SrsAccounts(files, srs),
         mailboxes=mailboxes,
         maildir=MaildirDeliverer(mailboxes, executor, reactor),
         memory=KeyValueFile(str(config.data / "policy-memory.db"), reactor, disk, executor),
-        resolver=_resolver(config, reactor, chance),
+        resolver=resolver,
         certificates=_certificates(config, reactor, person),
         descriptors=descriptors,
         doorkeeper=Doorkeeper(
@@ -127,6 +151,21 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
         ),
         throttle=_throttle(config, reactor),
         schedule=schedule,
+        limits=limits,
+        outside=outbound.outside_router(config, resolver, chance, reactor, OwnAddresses(reactor), (), history),
+        relay=SmtpDeliverer(
+            Outside(
+                hello_name=config.hostname,
+                reactor=reactor,
+                executor=executor,
+                history=history,
+                chance=chance,
+                tls=ClientTls(),
+                limits=limits,
+                rewrite=None if srs is None else srs.rewrite,
+            ),
+            Connections(reactor, transactions_max=config.outbound.limits.messages_per_connection),
+        ),
     )
 
 
@@ -150,6 +189,7 @@ def _accounts(
         secret=secret,
         remember_seconds=config.accounts.remember,
         hashes_pending_max=config.accounts.hash_queue,
+        quota_octets=config.mda.quota_octets,
     )
 
 
@@ -198,6 +238,14 @@ def receptions(house: House, config: Config) -> Mapping[str, Reception]:
     if problems:
         raise ConfigError(config.located(problems))
     return {role: _reception(house, config, role, panel) for role, panel in panels.items()}
+
+
+def set_routes(house: House, config: Config) -> None:
+    """Where mail goes out to, and with which passwords.  Raises ConfigError, and then nothing has changed."""
+    plan, credentials = outbound.plan(config), outbound.credentials(config)
+    policies = outbound.route_policies(config, lambda name: _policy_hub(house, "outbound", name))
+    house.outside.renew(plan, policies)
+    house.relay.outside.credentials = credentials
 
 
 def _reception(house: House, config: Config, role: str, panel: Panel) -> Reception:

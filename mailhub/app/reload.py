@@ -38,7 +38,14 @@ RELOADED = frozenset(
         "msa.throttle.tries",
         "lmtp.policy",
         "lmtp.trusted",
-        "mda.quota",
+        "outbound.smarthost",
+        "outbound.login",
+        "outbound.password_file",
+        "outbound.tls",
+        "outbound.port",
+        "outbound.ipv6",
+        "outbound.policy",
+        "route",
         "plugins.directories",
     }
 )

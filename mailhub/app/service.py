@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from mailhub.app.config import Config
 
-#: What a process can do, and the keys that say where it listens for that; "mda" runs the queue.
-ROLES = {"mta": ("listen",), "msa": ("listen", "listen_tls"), "lmtp": ("listen",), "mda": ()}
+#: What a process can do, and the keys that say where it listens for that; "mda" delivers here, "outbound" elsewhere.
+ROLES = {"mta": ("listen",), "msa": ("listen", "listen_tls"), "lmtp": ("listen",), "mda": (), "outbound": ()}
 
 
 class Options(usage.Options):

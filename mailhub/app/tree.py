@@ -31,8 +31,8 @@ from mailhub.app.notify import Notifier
 from mailhub.app.privileges import Person, PrivilegeError, Privileges, acting_as, must_run_here
 from mailhub.app.reload import restart_needed, taken_over
 from mailhub.dsn.notifier import Notifier as DsnNotifier
-from mailhub.interfaces import SpoolError
-from mailhub.model import Local
+from mailhub.interfaces import IDeliverer, SpoolError
+from mailhub.model import Lmtp, Local, Route, Smtp
 from mailhub.net.listener import ListenError
 from mailhub.net.tls import CertificateError
 from mailhub.queue.resolution import resolve
@@ -93,6 +93,7 @@ class Hub(MultiService):
             self.house = parts.build(config, reactor, self._person, launcher.terminal)
             with acting_as(self._person):
                 receptions = parts.receptions(self.house, config)
+                parts.set_routes(self.house, config)
         except (CertificateError, PrivilegeError) as error:
             raise StartError(f"cannot start: {error}") from error
         except OSError as error:
@@ -114,15 +115,16 @@ class Hub(MultiService):
         yield Step("threads", house.executor.start, house.executor.stop)
         yield Step("hashing threads", house.hashing.start, house.hashing.stop)
         yield house.history
-        yield Step("accounts", house.accounts.tell_problems, lambda: None)
+        yield Step("accounts", house.files.tell_problems, lambda: None)
         yield Step("spool", house.spool.open, house.spool.close)  # early: its lock tells a second hub from the first
         yield Step("policy memory", house.memory.open, house.memory.close)
         yield Step("resolver", lambda: None, house.resolver.close)
         dropped = self._make_maildrop()
         yield dropped  # before the queue runs: by what waits there it knows what it has taken already
         dsn = self._make_dsn()
-        if "mda" in self._chosen:
-            self.runner = self._make_runner(dsn)
+        if deliverers := self._make_deliverers():
+            self.runner = self._make_runner(dsn, deliverers)
+            yield Step("kept connections", lambda: None, house.relay.close)
             yield Step("queue", self.runner.start, self.runner.stop)
         doors = MultiService()  # type: ignore[no-untyped-call] # so that they close together
         doors.setName("roles")  # type: ignore[no-untyped-call]
@@ -159,17 +161,27 @@ class Hub(MultiService):
             give_up_seconds=config.queue.give_up,
         )
 
-    def _make_runner(self, dsn: DsnNotifier) -> Runner:
+    def _make_deliverers(self) -> dict[type[Route], IDeliverer]:
+        """By the kinds of routes that the chosen roles serve."""
+        found: dict[type[Route], IDeliverer] = {}
+        if "mda" in self._chosen:
+            found[Local] = self.house.maildir
+        if "outbound" in self._chosen:
+            found[Smtp] = found[Lmtp] = self.house.relay
+        return found
+
+    def _make_runner(self, dsn: DsnNotifier, deliverers: Mapping[type[Route], IDeliverer]) -> Runner:
         config, house = self.config, self.house
         return Runner(
             spool=house.spool,
-            router=LocalRouter(house.accounts),
-            deliverers={Local: house.maildir},
+            router=LocalRouter(house.accounts, house.outside),
+            deliverers=deliverers,
             schedule=house.schedule,
             clock=house.reactor,
             chance=house.chance,
             history=house.history,
             tell=dsn.tell,
+            limits=house.limits,
             in_flight_max=config.queue.concurrency,
         )
 
@@ -235,7 +247,7 @@ class Hub(MultiService):
         self._notifier.ready(f"roles: {', '.join(running)}")
 
     def _running_roles(self) -> list[str]:
-        return [str(role.name) for role in self.roles] + (["mda"] if "mda" in self._chosen else [])
+        return [str(role.name) for role in self.roles] + [name for name in ("mda", "outbound") if name in self._chosen]
 
     def _cannot_start(self, error: Exception) -> StartError:
         """Tell everybody who should know; what it gives back ends the process, if it is raised in time."""
@@ -279,6 +291,7 @@ class Hub(MultiService):
         """Raises ConfigError, and then nothing has changed."""
         config = taken_over(self.config, new)
         receptions, offer = parts.receptions(self.house, config), parts.offer(config)
+        parts.set_routes(self.house, config)
         for key in restart_needed(self.config, new):
             self.log.warn("{key} has changed, which takes effect at the next start", key=key)
         doorkeeper = self.house.doorkeeper
@@ -339,7 +352,9 @@ def _writable(config: Config) -> Iterator[Path]:
 
 
 def _reread(config: Config) -> Iterator[Path]:
-    """What is read when it changes."""
+    """What is read again, when it changes or on SIGHUP."""
+    passwords = (config.outbound.password_file, *(route.password_file for route in config.route))
+    yield from (path for path in passwords if path is not None)
     yield from (path for path in (config.tls.certificate, config.tls.key) if path is not None)
     for site in config.tls.site:
         yield from (site.certificate, site.key)

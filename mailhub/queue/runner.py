@@ -7,8 +7,8 @@ told durably before its cause leaves the queue; and what goes wrong here, rather
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import TypeAlias, assert_never
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
+from typing import Protocol, TypeAlias, assert_never
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -26,12 +26,14 @@ from mailhub.model import (
     Local,
     Nowhere,
     Outcome,
+    Pace,
     Recipient,
     Route,
     Smtp,
     State,
     reply,
 )
+from mailhub.model.route import USUAL_PACE
 from mailhub.queue.limits import Limits
 from mailhub.queue.schedule import Schedule
 
@@ -55,12 +57,28 @@ DRAIN_SECONDS = 30.0
 INTERNAL_FAULT = reply(451, "4.3.0", "Local error in delivery")
 NO_DELIVERER = reply(451, "4.3.5", "Delivery by this route is not configured")
 
-#: Called with a message, those recipients, as they are about to be recorded, whose outcome may have to be told to the
-#: sender (FAILED; DELIVERED where NOTIFY=SUCCESS was asked for; QUEUED whose delay was not told yet), and the content.
-#: Whether anybody is told is up to the callee (RFC 3461 section 6).  When it returns, the notification is durable, and
-#: what it gives back is recorded: the same recipients, those whose delay was told now with that mark.  If it raises,
-#: failures stay in the queue until it does not.
-Tell: TypeAlias = Callable[[Envelope, Sequence[Recipient], IContent], Awaitable[Sequence[Recipient]]]
+#: Where no host has said anything.
+NO_REMOTES: Mapping[Address, str] = {}
+
+
+class Tell(Protocol):
+    """Tells the sender of a message what became of it.
+
+    `recipients` are those, as they are about to be recorded, whose outcome may have to be told (FAILED; DELIVERED where
+    NOTIFY=SUCCESS was asked for and the next hop does not tell it; QUEUED whose delay was not told yet); `remotes`
+    names the hosts whose replies they bear.  Whether anybody is told is up to the callee (RFC 3461 section 6).  When it
+    returns, the notification is durable, and what it gives back is recorded: the same recipients, those whose delay
+    was told now with that mark.  If it raises, failures stay in the queue until it does not.
+    """
+
+    def __call__(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        content: IContent,
+        remotes: Mapping[Address, str] = NO_REMOTES,
+    ) -> Awaitable[Sequence[Recipient]]: ...
+
 
 Pairs: TypeAlias = Sequence[tuple[Recipient, Route]]
 
@@ -76,7 +94,12 @@ class _Message:
         self.unfinished = {one.address for one in self.envelope.recipients if not one.state.is_final}
 
 
-async def tell_nobody(envelope: Envelope, recipients: Sequence[Recipient], content: IContent) -> Sequence[Recipient]:
+async def tell_nobody(
+    envelope: Envelope,
+    recipients: Sequence[Recipient],
+    content: IContent,
+    remotes: Mapping[Address, str] = NO_REMOTES,
+) -> Sequence[Recipient]:
     """A Tell for a hub without notifications."""
     return recipients
 
@@ -278,7 +301,7 @@ class Runner:
             await self._settle(message, pairs, {recipient.address: _nowhere(there) for recipient, there in pairs})
             return
         destination = _destination(route)
-        if destination is not None and not self._limits.enter(destination):
+        if destination is not None and not self._limits.enter(destination, _pace(route)):
             turn = self._limits.wait(destination)
             if turn is None:
                 await self._put_back(message, pairs)
@@ -326,14 +349,17 @@ class Runner:
         now = self._clock.seconds()
         after: list[Recipient] = []
         to_tell: list[Recipient] = []
-        for recipient, _ in pairs:
+        remotes: dict[Address, str] = {}
+        for recipient, route in pairs:
             outcome = outcomes.get(recipient.address)
             if outcome is None:
                 outcome = Deferred(INTERNAL_FAULT)
-            changed = self._after(envelope, recipient, outcome, now)
+            changed = self._after(envelope, recipient, outcome, now, _pace(route))
             after.append(changed)
-            if _may_be_told(changed):
+            if _may_be_told(changed, outcome):
                 to_tell.append(changed)
+                if outcome.remote:
+                    remotes[recipient.address] = outcome.remote
             self._history.record(
                 _KIND[changed.state],
                 session_id=envelope.session_id,
@@ -344,13 +370,13 @@ class Runner:
                 **_beyond(outcome, changed),
             )
         if to_tell:
-            told = await self._told(message, to_tell, now)
+            told = await self._told(message, to_tell, remotes, now)
             after = [told.get(changed.address, changed) for changed in after]
         if await self._record(message, after) and self._observers:
             self._observe(envelope, pairs, after, outcomes)
 
-    def _after(self, envelope: Envelope, recipient: Recipient, outcome: Outcome, now: float) -> Recipient:
-        """What the outcome makes of the recipient."""
+    def _after(self, envelope: Envelope, recipient: Recipient, outcome: Outcome, now: float, pace: Pace) -> Recipient:
+        """What the outcome makes of the recipient; `pace` is that of its route."""
         attempts = recipient.attempts + 1
         match outcome:
             case Delivered(said):
@@ -358,18 +384,19 @@ class Runner:
             case Failed(said):
                 return recipient.changed(state=State.FAILED, attempts=attempts, last_reply=said)
             case Deferred(said):
-                if self._schedule.gives_up(envelope.received_at, now):
+                schedule = self._schedule.at_pace(pace.retry, pace.give_up)
+                if schedule.gives_up(envelope.received_at, now):
                     return recipient.changed(state=State.FAILED, attempts=attempts, last_reply=said)
                 return recipient.changed(
                     attempts=attempts,
-                    next_attempt_at=self._schedule.next_attempt_at(attempts, now, self._chance),
+                    next_attempt_at=schedule.next_attempt_at(attempts, now, self._chance),
                     last_reply=said,
                 )
             case _:
                 assert_never(outcome)
 
     async def _told(
-        self, message: _Message, recipients: Sequence[Recipient], now: float
+        self, message: _Message, recipients: Sequence[Recipient], remotes: Mapping[Address, str], now: float
     ) -> Mapping[Address, Recipient]:
         """The recipients as they are to be recorded, now that their sender knows what he must know.
 
@@ -377,7 +404,7 @@ class Runner:
         lost notification is better than a second copy.
         """
         try:
-            told = await self._tell(message.envelope, recipients, message.claim.content)
+            told = await self._tell(message.envelope, recipients, message.claim.content, remotes)
         except defer.CancelledError:
             raise
         except Exception:
@@ -430,10 +457,11 @@ class Runner:
 _KIND = {State.DELIVERED: "delivered", State.QUEUED: "deferred", State.FAILED: "failed"}
 
 
-def _may_be_told(after: Recipient) -> bool:
+def _may_be_told(after: Recipient, outcome: Outcome) -> bool:
     match after.state:
         case State.DELIVERED:
-            return "SUCCESS" in after.notify
+            # RFC 3461 section 5.2.1: a next hop that was told what is wanted tells the sender itself.
+            return "SUCCESS" in after.notify and not (isinstance(outcome, Delivered) and outcome.notifies)
         case State.QUEUED:
             return not after.delay_told
         case _:
@@ -477,6 +505,10 @@ def _beyond(outcome: Outcome, after: Recipient) -> Mapping[str, object]:
 
 
 _NO_FACTS: Mapping[str, object] = {}
+
+
+def _pace(route: Route) -> Pace:
+    return route.pace if isinstance(route, Lmtp | Smtp) else USUAL_PACE
 
 
 def _told(route: Route) -> str:

@@ -6,7 +6,7 @@ Every answer lies within fixed bounds from now, whatever the clock did since the
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MINUTE = 60.0
 HOUR = 3600.0
@@ -32,6 +32,12 @@ class Schedule:
             raise ValueError("the waits between attempts are positive, and there is at least one")
         if not 0 <= self.jitter <= 0.5:
             raise ValueError("jitter lies between 0 and 0.5")
+
+    def at_pace(self, retry: tuple[float, ...] | None, give_up: float | None) -> Schedule:
+        """This schedule, but for what a route wants otherwise."""
+        if retry is None and give_up is None:
+            return self
+        return replace(self, retry=retry or self.retry, give_up=self.give_up if give_up is None else give_up)
 
     @property
     def shortest_seconds(self) -> float:

@@ -40,14 +40,23 @@ _log = Logger()
 class Directory:
     """Both files as one table.  Made anew whenever one of them was read again; never changed."""
 
-    def __init__(self, domains: frozenset[str], accounts: AccountsFile, aliases: AliasesFile) -> None:
+    def __init__(
+        self,
+        domains: frozenset[str],
+        accounts: AccountsFile,
+        aliases: AliasesFile,
+        quota_octets: int | None = None,
+    ) -> None:
         self.accounts = accounts.accounts
         self._aliases = aliases
         self._found: dict[Address, Account] = {}
         self._catch_alls: dict[str, Alias] = {}
         self.domains = domains
         for line in accounts.accounts.values():
-            self._found[line.mailbox.address] = line.mailbox
+            mailbox = line.mailbox
+            if mailbox.quota_octets is None and quota_octets is not None:
+                mailbox = replace(mailbox, quota_octets=quota_octets)
+            self._found[mailbox.address] = mailbox
         for address, alias in aliases.aliases.items():
             alias = replace(alias, targets=tuple(self._placed(address, alias)))
             here = self._found.get(address)
@@ -129,7 +138,7 @@ class FileAccounts:
     A path that is None means that there are none of that kind.  `random` must be random.SystemRandom in a real hub,
     since the key of this process comes from it.  `secret` is that of the installation
     (`passwords.installation_secret`); without one the fake verifiers change with every start, and show whoever
-    compares them that they are fakes.
+    compares them that they are fakes.  `quota_octets` is for accounts without a quota of their own.
     """
 
     def __init__(
@@ -144,6 +153,7 @@ class FileAccounts:
         secret: bytes | None = None,
         remember_seconds: float = passwords.PROVEN_SECONDS,
         hashes_pending_max: int = HASHES_PENDING_MAX,
+        quota_octets: int | None = None,
     ) -> None:
         self.domains = frozenset(names.parse_domain(domain) for domain in domains)
         self._accounts_file: WatchedFile[AccountsFile] | None = None
@@ -167,6 +177,7 @@ class FileAccounts:
         self._proven = passwords.ProvenLogins(random.randbytes(32), clock, remember_seconds)
         self._hashes_pending = 0
         self._hashes_pending_max = hashes_pending_max
+        self._quota_octets = quota_octets
         self._sources: tuple[AccountsFile, AliasesFile] = (NO_ACCOUNTS, NO_ALIASES)
         self._directory: Directory | None = None
         self._reported: frozenset[Problem] = frozenset()
@@ -233,7 +244,7 @@ class FileAccounts:
         directory = self._directory
         if directory is None or self._sources[0] is not accounts or self._sources[1] is not aliases:
             self._sources = (accounts, aliases)
-            directory = self._directory = Directory(self.domains, accounts, aliases)
+            directory = self._directory = Directory(self.domains, accounts, aliases, self._quota_octets)
             self._tell((*accounts.problems, *aliases.problems))
         return directory
 

@@ -193,7 +193,7 @@ def locked_queue(directory: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("edit", "arguments", "told"),
     [
-        ("", ("--roles", "mta,pop3"), "--roles: there is no role 'pop3'; roles are mta, msa, lmtp, mda\n"),
+        ("", ("--roles", "mta,pop3"), "--roles: there is no role 'pop3'; roles are mta, msa, lmtp, mda, outbound\n"),
         ("", ("--roles", "lmtp"), "--roles: lmtp would listen nowhere, since {config} sets no lmtp.listen\n"),
         ("", ("--roles", "msa"), "sets no msa.listen and msa.listen_tls\n"),
         ("[queue]\nretries = 1", (), 'unknown key; did you mean "retry"?\n'),
@@ -451,7 +451,7 @@ def test_the_service_manager_hears_of_everything(tmp_path: Path) -> None:
                 if name in heard[-1]:
                     return heard[-1]
 
-        assert hear(b"READY")[b"STATUS"] == b"roles: mta, mda"
+        assert hear(b"READY")[b"STATUS"] == b"roles: mta, mda, outbound"
         hear(b"WATCHDOG")
         process.send_signal(signal.SIGHUP)
         assert int(hear(b"RELOADING")[b"MONOTONIC_USEC"]) > 0

@@ -30,7 +30,7 @@ from mailhub.model import (
     reply,
 )
 from mailhub.queue.limits import Limits
-from mailhub.queue.runner import Runner
+from mailhub.queue.runner import NO_REMOTES, Runner
 from mailhub.queue.schedule import DAY, HOUR, Schedule
 from mailhub.testing.spool import MemorySpool
 
@@ -159,7 +159,13 @@ class Bench:
         assert results
         return results[0]
 
-    async def tell(self, envelope: Envelope, recipients: Sequence[Recipient], content: IContent) -> Sequence[Recipient]:
+    async def tell(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        content: IContent,
+        remotes: Mapping[Address, str] = NO_REMOTES,
+    ) -> Sequence[Recipient]:
         stored = await self.spool.find(envelope.queue_id)
         states = {one.address: one.state for one in stored.recipients} if stored else {}
         self.queued_when_told.append(all(states.get(one.address) is State.QUEUED for one in recipients))
