@@ -295,7 +295,7 @@ class Queue(Section):
     warn_after: Seconds = setting(
         "4h", told="Age at which the sender is told, once, that the message is delayed; 0s: never."
     )
-    concurrency: int = setting(500, ge=1, le=10_000, told="Messages whose delivery is under way at once.")
+    concurrency: int = setting(1000, ge=1, le=10_000, told="Messages whose delivery is under way at once.")
 
 
 class OutboundLimits(Section):

@@ -4,18 +4,21 @@ Nobody knows what a destination can take, so it is found out: the window starts 
 and is halved when the host says that it has enough, or cannot be reached.  Growth is fast until the first such word and
 slow afterwards.  Deliveries that were under way when a window was halved tell nothing new, and change it no further.
 
-Places are given out in the order of asking.  Places and turns of what is idle are forgotten at once; what was learnt
-about a destination is kept for the DESTINATIONS_MAX that were used last.
+Whose turn is next, mailhub.queue.waiting_line says.  Who finds the line full is told when to come back: at the pace at
+which the destination takes mail, each a little later than the one before, so that the queue is read again no more often
+than it can be worked off.  Places and turns of what is idle are forgotten at once; what was learnt about a destination
+is kept for the DESTINATIONS_MAX that were used last.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
 from mailhub.model.route import USUAL_PACE, Pace
+from mailhub.queue.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -23,8 +26,16 @@ if TYPE_CHECKING:
 #: Deliveries to one destination at once: at most, and at first.
 PER_DESTINATION_MAX = 20
 PER_DESTINATION_FIRST = 5
-#: Deliveries that wait for a place at one destination.  More are put back into the queue.
-WAITING_MAX = 20
+#: Deliveries that wait for a place at one destination; of bulk, half as many.  More are put back into the queue.
+WAITING_MAX = 100
+#: How soon, and how late, who found the line full may be told to come back, in seconds.
+COME_BACK_SECONDS_MIN = 1.0
+COME_BACK_SECONDS_MAX = 300.0
+#: What a place is taken to yield, in deliveries a second, while nothing is known: a guess on the high side, since who
+#: comes back too early is told again, by then by measure.
+RATE_GUESSED = 10.0
+#: Over so many seconds at least the pace of a destination is measured.
+RATE_SECONDS = 1.0
 #: Destinations of which is remembered what they can take.
 DESTINATIONS_MAX = 10_000
 #: A destination with a rate may run ahead of it by as much as it is allowed in so many seconds.
@@ -37,7 +48,19 @@ class _Window:
     """What one destination takes: `size` deliveries at once, `most` by configuration; `interval` seconds between two,
     0 for no limit."""
 
-    __slots__ = ("deaf", "interval", "most", "next_at", "size", "threshold", "timer")
+    __slots__ = (
+        "booked_until",
+        "deaf",
+        "ended",
+        "ended_since",
+        "interval",
+        "most",
+        "next_at",
+        "rate",
+        "size",
+        "threshold",
+        "timer",
+    )
 
     def __init__(self, most: int, first: int, interval: float) -> None:
         self.most = most
@@ -47,6 +70,20 @@ class _Window:
         self.interval = interval
         self.next_at = 0.0  # when the next delivery would begin if all kept to the interval
         self.timer: IDelayedCall | None = None
+        self.rate = 0.0  # deliveries a second that ended lately
+        self.ended = 0  # since ended_since
+        self.ended_since = 0.0
+        self.booked_until = 0.0  # by those who were told to come back
+
+    def one_ended(self, now: float) -> None:
+        """Measure the pace."""
+        self.ended += 1
+        passed = now - self.ended_since
+        if not 0 <= passed < 10 * RATE_SECONDS:  # the first for long
+            self.ended, self.ended_since = 1, now
+        elif passed >= RATE_SECONDS:
+            self.rate = (self.rate + self.ended / passed) / 2
+            self.ended, self.ended_since = 0, now
 
 
 class Limits:
@@ -72,7 +109,7 @@ class Limits:
         self._destinations_max = destinations_max
         self._clock = clock
         self._taken: dict[str, int] = {}
-        self._waiting: dict[str, deque[Deferred[None]]] = {}
+        self._waiting: dict[str, WaitingLine] = {}
         self._windows: OrderedDict[str, _Window] = OrderedDict()
 
     # --- places ------------------------------------------------------------------------------------------------
@@ -98,18 +135,30 @@ class Limits:
         self._taken[destination] = self._taken.get(destination, 0) + 1
         return True
 
-    def wait(self, destination: str) -> Deferred[None] | None:
+    def wait(self, destination: str, sender: str = "", bulk: bool = False) -> Deferred[None] | None:
         """Fires when a place has been taken for the caller; None when too many wait already.  May be cancelled."""
-        line = self._waiting.setdefault(destination, deque())
-        if len(line) >= self._waiting_max:
+        line = self._waiting.setdefault(destination, WaitingLine())
+        if len(line) >= (self._waiting_max // 2 if bulk else self._waiting_max):
             return None
-        turn: Deferred[None] = Deferred(line.remove)
-        line.append(turn)
+        turn = line.add(sender, bulk)
         self._admit(destination)  # a rate is kept by a timer, and somebody has to start it
         return turn
 
+    def come_back_seconds(self, destination: str) -> float:
+        """When to ask again, for somebody who found the line full: when his turn will probably be."""
+        if self._clock is None:
+            return COME_BACK_SECONDS_MIN
+        window = self._window(destination)
+        now = self._clock.seconds()
+        latest = now + COME_BACK_SECONDS_MAX
+        begin = min(max(window.booked_until, now + COME_BACK_SECONDS_MIN), latest)
+        window.booked_until = min(begin + 1.0 / (window.rate or window.size * RATE_GUESSED), latest)
+        return window.booked_until - now
+
     def leave(self, destination: str) -> None:
         """Give the place back, to the next in line if somebody waits."""
+        if self._clock is not None:
+            self._window(destination).one_ended(self._clock.seconds())
         taken = self._taken[destination] - 1
         if taken:
             self._taken[destination] = taken
@@ -127,7 +176,7 @@ class Limits:
                 self._wake(destination, window)
                 return
             self._taken[destination] = self._taken.get(destination, 0) + 1
-            line.popleft().callback(None)
+            line.next().callback(None)
         if not line and self._waiting.get(destination) is line:
             del self._waiting[destination]
 

@@ -36,9 +36,10 @@ from mailhub.model import (
 from mailhub.model.route import USUAL_PACE
 from mailhub.queue.limits import Limits
 from mailhub.queue.schedule import Schedule
+from mailhub.queue.waiting_line import is_bulk
 
 #: Messages under way at once.
-IN_FLIGHT_MAX = 500
+IN_FLIGHT_MAX = 1000
 #: Their small contents, which are in memory.  One message is always let through.
 IN_FLIGHT_OCTETS_MAX = 64 * 1024 * 1024
 #: Messages of one claim.
@@ -49,8 +50,6 @@ SPOOL_RETRY_SECONDS = 5.0
 SLEEP_SECONDS_MAX = 600.0
 #: The shortest sleep when there was nothing to claim.
 SLEEP_SECONDS_MIN = 0.1
-#: A message that found no room at its destination comes back after about so long, without an attempt being counted.
-CROWDED_SECONDS = 60.0
 #: How long deliveries under way may take to end when the runner is stopped.
 DRAIN_SECONDS = 30.0
 
@@ -302,9 +301,11 @@ class Runner:
             return
         destination = _destination(route)
         if destination is not None and not self._limits.enter(destination, _pace(route)):
-            turn = self._limits.wait(destination)
+            envelope = message.envelope
+            sender = envelope.login or str(envelope.reverse_path)
+            turn = self._limits.wait(destination, sender, is_bulk(envelope))
             if turn is None:
-                await self._put_back(message, pairs)
+                await self._put_back(message, pairs, self._limits.come_back_seconds(destination))
                 return
             await turn
         try:
@@ -336,9 +337,9 @@ class Runner:
             self._log.failure("{queue_id}: delivery failed by a bug", queue_id=envelope.queue_id, route=_told(route))
             return {}
 
-    async def _put_back(self, message: _Message, pairs: Pairs) -> None:
+    async def _put_back(self, message: _Message, pairs: Pairs, seconds: float) -> None:
         """No room at the destination, and too many wait already: no attempt, and nothing to tell."""
-        at = self._clock.seconds() + CROWDED_SECONDS * self._chance.uniform(0.5, 1.5)
+        at = self._clock.seconds() + seconds
         await self._record(message, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
 
     # --- outcomes ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ delivered is waited for, within limits, and told of as busy if that takes longer
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
@@ -83,21 +83,32 @@ class Order:
 
 
 class Steering:
-    """Steers one spool.  `tell` is the runner's."""
+    """Steers one spool.  `tell` is the runner's; `try_again` is called before anything is made due, so that what is
+    remembered of hosts that could not be reached does not stand in the way of the attempt that was ordered."""
 
     log = Logger()
 
-    def __init__(self, spool: ISpool, clock: IReactorTime, history: IHistory, tell: Tell) -> None:
+    def __init__(
+        self,
+        spool: ISpool,
+        clock: IReactorTime,
+        history: IHistory,
+        tell: Tell,
+        try_again: Callable[[], None] = lambda: None,
+    ) -> None:
         self._spool = spool
         self._clock = clock
         self._history = history
         self._tell = tell
+        self._try_again = try_again
 
     async def steer(self, order: Order) -> AsyncIterator[Steered]:
         """Carry it out, a page of messages after the other; first those that are free, then those that were busy.
 
         Raises SpoolError when the queue cannot be read.
         """
+        if order.operation in (Operation.RETRY, Operation.RELEASE):
+            self._try_again()
         busy: list[str] = []
         async for queue_ids in self._pages(order):
             steered, waiting = await self._steer_page(order, queue_ids)

@@ -34,12 +34,25 @@ class _Dead:
 
 
 class Unreachable:
-    """`clock` gives seconds; a destination is whatever is reached, or not, as one."""
+    """`clock` gives seconds; a destination is whatever is reached, or not, as one.
 
-    def __init__(self, clock: IReactorTime, chance: random.Random, destinations_max: int = DESTINATIONS_MAX) -> None:
+    `probe_seconds_min` and `probe_seconds_max` are the bounds: who retries more often than that wants to be believed.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        chance: random.Random,
+        destinations_max: int = DESTINATIONS_MAX,
+        *,
+        probe_seconds_min: float = PROBE_SECONDS_MIN,
+        probe_seconds_max: float = PROBE_SECONDS_MAX,
+    ) -> None:
         self._clock = clock
         self._chance = chance
         self._destinations_max = destinations_max
+        self._probe_seconds_min = probe_seconds_min
+        self._probe_seconds_max = probe_seconds_max
         self._dead: OrderedDict[Hashable, _Dead] = OrderedDict()
 
     def __len__(self) -> int:
@@ -53,7 +66,7 @@ class Unreachable:
         if dead is None:
             return None
         now = self._clock.seconds()
-        if now < dead.probe_at <= now + PROBE_SECONDS_MAX * (1 + _JITTER):  # clocks are set back, too
+        if now < dead.probe_at <= now + self._probe_seconds_max * (1 + _JITTER):  # clocks are set back, too
             return dead.reason
         # A probe of which nothing is ever heard holds up the others no longer than one that failed.
         dead.probe_at = now + dead.wait_seconds
@@ -66,7 +79,7 @@ class Unreachable:
         if dead is not None and not dead.is_probed:
             dead.reason = reason  # several have found it out at the same time
             return
-        wait = PROBE_SECONDS_MIN if dead is None else min(dead.wait_seconds * 2, PROBE_SECONDS_MAX)
+        wait = self._probe_seconds_min if dead is None else min(dead.wait_seconds * 2, self._probe_seconds_max)
         at = self._clock.seconds() + wait * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
         self._dead[destination] = _Dead(reason, wait, at)
         if len(self._dead) > self._destinations_max:
@@ -76,3 +89,7 @@ class Unreachable:
         """Somebody is there."""
         if self._dead:
             self._dead.pop(destination, None)
+
+    def forget(self) -> None:
+        """Try them all again: the postmaster says so, who may have plugged the cable in."""
+        self._dead.clear()

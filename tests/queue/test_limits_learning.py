@@ -189,3 +189,18 @@ def test_so_many_are_remembered() -> None:
     assert len(unreachable) == 10
     assert unreachable.reason(0) is None
     assert unreachable.reason(99) == REASON
+
+
+def test_bounds_may_be_closer_and_a_postmaster_makes_it_forget() -> None:
+    clock = Clock()
+    unreachable = Unreachable(clock, random.Random(1), probe_seconds_min=1.0, probe_seconds_max=2.0)
+    for wait in (1.0, 2.0, 2.0):
+        unreachable.not_reached(THERE, REASON)
+        clock.advance(wait * 0.89)
+        assert unreachable.reason(THERE) == REASON
+        clock.advance(wait * 0.22)
+        assert unreachable.reason(THERE) is None
+    unreachable.not_reached(THERE, REASON)
+    assert unreachable.reason(THERE) == REASON
+    unreachable.forget()
+    assert unreachable.reason(THERE) is None

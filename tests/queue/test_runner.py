@@ -402,7 +402,7 @@ def test_so_many_messages_are_under_way_and_no_more(bench: Bench) -> None:
 
 
 def test_a_slow_destination_delays_no_other(bench: Bench) -> None:
-    bench.make(limits=Limits(per_destination_max=2, waiting_max=3))
+    bench.make(limits=Limits(per_destination_max=2, waiting_max=3, clock=bench.clock))
     bench.remote.gate = defer.Deferred()
     bench.runner.start()
     slow = [bench.commit(at("bob", "slow.example")) for _ in range(100)]
@@ -412,7 +412,7 @@ def test_a_slow_destination_delays_no_other(bench: Bench) -> None:
     assert bench.local.calls == [("carol@example.test",)]
     put_back = bench.recipients(slow[50])["bob"]
     assert put_back.attempts == 0
-    assert 30 <= put_back.next_attempt_at - bench.clock.seconds() <= 90
+    assert 1 <= put_back.next_attempt_at - bench.clock.seconds() <= 10
     gate, bench.remote.gate = bench.remote.gate, None
     gate.callback(None)
     bench.pass_time(90)
