@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from mailhub.app.config import Config
 from mailhub.history.database import HistoryDatabase
-from mailhub.history.log import line
 from mailhub.history.redaction import Redact, Redaction
 
 
 def database(config: Config) -> HistoryDatabase | None:
     """Where events are kept, or None if none are."""
     history = config.history
-    return HistoryDatabase(history.file, history.keep, history.size_max, line) if history.keep > 0 else None
+    return HistoryDatabase(history.file, history.keep, history.size_max) if history.keep > 0 else None
 
 
 def redaction(config: Config, secret: bytes) -> Redaction:

@@ -39,6 +39,7 @@ from mailhub.queue.limits import Limits as DestinationLimits
 from mailhub.queue.outside import OutsideRouter
 from mailhub.queue.schedule import Schedule
 from mailhub.queue.srs import SrsAccounts
+from mailhub.queue.unreachable import PROBE_SECONDS_MAX, PROBE_SECONDS_MIN, Unreachable
 from mailhub.receiver.login import Logins
 from mailhub.receiver.receiver import Reception
 from mailhub.receiver.throttle import Throttle
@@ -165,6 +166,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
                 rewrite=None if srs is None else srs.rewrite,
             ),
             Connections(reactor, transactions_max=config.outbound.limits.messages_per_connection),
+            _unreachable(config, reactor, chance),
         ),
     )
 
@@ -207,6 +209,17 @@ def _certificates(config: Config, reactor: Any, person: Person | None) -> Certif
 def _resolver(config: Config, reactor: Any, chance: random.Random) -> Resolver:
     servers = tuple(server(text) for text in config.dns.servers) or None
     return Resolver(reactor, chance, servers, attempt_seconds=config.dns.timeout)
+
+
+def _unreachable(config: Config, reactor: Any, chance: random.Random) -> Unreachable:
+    """A host that could not be reached is tried no more seldom than the most impatient schedule wants."""
+    waits = min((config.queue.retry, *(route.retry for route in config.route if route.retry)), key=min)
+    return Unreachable(
+        reactor,
+        chance,
+        probe_seconds_min=min(PROBE_SECONDS_MIN, *waits),
+        probe_seconds_max=min(PROBE_SECONDS_MAX, max(waits)),
+    )
 
 
 def _throttle(config: Config, reactor: Any) -> Throttle:

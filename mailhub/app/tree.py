@@ -131,7 +131,9 @@ class Hub(MultiService):
         for role in self.roles:
             role.setServiceParent(doors)  # type: ignore[no-untyped-call]
         yield doors
-        desk = QueueDesk(house.spool, Steering(house.spool, house.reactor, house.history, dsn.tell), house.executor)
+        try_again = house.relay.unreachable.forget
+        steering = Steering(house.spool, house.reactor, house.history, dsn.tell, try_again)
+        desk = QueueDesk(house.spool, steering, house.executor)
         yield ControlService(self.config.data / CONTROL, house.reactor, {**desk.answers, **dropped.answers})
         yield self._notifier
 

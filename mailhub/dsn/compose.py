@@ -111,7 +111,11 @@ def compose(
     head = _head(envelope.reverse_path, action, header, hostname, queue_id, at, boundary, eight_bit)
     mark = b"--" + boundary.encode("ascii")
     body = b"".join(mark + b"\r\n" + part + b"\r\n" for part in written) + mark + b"--\r\n"
-    parameters = MailParameters(body="8BITMIME" if eight_bit else None, smtputf8=not envelope.reverse_path.is_ascii)
+    parameters = MailParameters(
+        body="8BITMIME" if eight_bit else None,
+        smtputf8=not envelope.reverse_path.is_ascii,
+        requiretls=envelope.parameters.requiretls,  # RFC 8689 section 5: it tells of what was to be protected
+    )
     return Notification(envelope.reverse_path, head + body, parameters, action)
 
 

@@ -1,6 +1,4 @@
-"""The story of every message as JSON lines in one file, and as one line each on a terminal.
-
-    {"at":1761212345.123456,"kind":"queued","session":"mta-1-5","queue_id":"3k9f","reverse_path":"a@example.org",...}
+"""The story of every message: JSON lines in one file, pages in the history database, one line each on a terminal.
 
 The rule: telling never gets in the way of mail.  `record` keeps a tuple in memory; batches are formatted and written
 in a thread.  What cannot be written is counted, told once, and noted in the file as soon as it can be written again.
@@ -9,22 +7,21 @@ Nothing is fsynced: the durable truth about messages is the spool's.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from json.encoder import encode_basestring_ascii as _quoted
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, TextIO
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mailhub.history.plain import plain
+from mailhub.history.database import STORE_SECONDS, HistoryDatabase
+from mailhub.history.line import Event, line, lines
+from mailhub.history.redaction import UNREDACTED, Redaction
 from mailhub.history.sentence import QUIET_KINDS, sentence
+from mailhub.history.words import GAP
 from mailhub.interfaces import IExecutor, IHistory
-from mailhub.model import Address, Reply
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -34,23 +31,14 @@ FLUSH_SECONDS = 0.1
 BATCH_EVENTS = 256
 #: More events than these do not wait for a disk that hangs; further ones are counted and dropped.
 WAITING_EVENTS_MAX = 65_536
-#: The values of an event whose line would be longer are cut to VALUE_CHARACTERS_MAX each.
-LINE_CHARACTERS_MAX = 32_768
-VALUE_CHARACTERS_MAX = 500
-
-#: Time, kind, session id, queue id, facts.
-Event: TypeAlias = tuple[float, str, str, str, dict[str, object]]
-
-_OURS = frozenset({"at", "session"})
-_encode = json.JSONEncoder(separators=(",", ":"), default=plain, allow_nan=False).encode
 
 
 @implementer(IHistory)
 class HistoryLog(Service):
     """Writes to `path`, which is made with mode 0600 when the first event is written, and to `terminal` if given.
 
-    `verbose` shows the QUIET_KINDS on the terminal too.  Events may be recorded before the service is started; what
-    is recorded after it was stopped is dropped.
+    `verbose` shows the QUIET_KINDS on the terminal too.  `database` gets the same events, and is closed with the file.
+    Events may be recorded before the service is started; what is recorded after it was stopped is dropped.
     """
 
     def __init__(
@@ -61,18 +49,24 @@ class HistoryLog(Service):
         *,
         terminal: TextIO | None = None,
         verbose: bool = False,
+        database: HistoryDatabase | None = None,
+        redaction: Redaction = UNREDACTED,
         log: Logger | None = None,
     ) -> None:
         self._clock = clock
         self._executor = executor
         self._log = Logger(namespace="mailhub.history") if log is None else log
-        self._writer = _Writer(os.fspath(path), terminal, frozenset() if verbose else QUIET_KINDS)
+        quiet = frozenset[str]() if verbose else QUIET_KINDS
+        self._writer = _Writer(os.fspath(path), terminal, quiet, database, redaction)
+        self._database = database
         self._waiting: list[Event] = []
         self._timer: IDelayedCall | None = None
+        self._storing: IDelayedCall | None = None
         self._writing: Deferred[None] | None = None
         self._is_stopped = False
         self._dropped_waiting = 0
         self._trouble = ""
+        self._database_trouble = ""
 
     # --- the hot path --------------------------------------------------------------------------------------------
 
@@ -103,15 +97,26 @@ class HistoryLog(Service):
         self._cancel_timer()
         batch, self._waiting = self._waiting, []
         if batch:
-            self._writing = Deferred()
-            Deferred.fromCoroutine(self._write(batch)).addErrback(
-                lambda failure: self._log.failure("history", failure=failure)
-            )
+            self._begin_writing(batch)
+
+    def _store(self) -> None:
+        """Have the database store what it has; if a batch is on its way there, it does so by itself."""
+        self._storing = None
+        if self._writing is None:
+            self._flush()
+        if self._writing is None:
+            self._begin_writing([])
+
+    def _begin_writing(self, batch: list[Event]) -> None:
+        self._writing = Deferred()
+        Deferred.fromCoroutine(self._write(batch)).addErrback(
+            lambda failure: self._log.failure("history", failure=failure)
+        )
 
     async def _write(self, batch: list[Event]) -> None:
         dropped, self._dropped_waiting = self._dropped_waiting, 0
         try:
-            trouble = await self._executor.run(self._writer.write, batch, dropped)
+            trouble = await self._executor.run(self._writer.write, batch, dropped, self._clock.seconds())
         except Exception as error:  # the pool is full or stopped: nothing of it was written
             self._writer.dropped += len(batch) + dropped
             trouble = f"{type(error).__name__}: {error}"
@@ -121,20 +126,36 @@ class HistoryLog(Service):
             pass
         elif len(self._waiting) >= BATCH_EVENTS:
             self._flush()
-        elif self._waiting and self._timer is None:
-            self._timer = self._clock.callLater(FLUSH_SECONDS, self._flush)
+        else:
+            if self._waiting and self._timer is None:
+                self._timer = self._clock.callLater(FLUSH_SECONDS, self._flush)
+            if self._storing is None and self._database is not None and not self._database.is_stored:
+                self._storing = self._clock.callLater(STORE_SECONDS, self._store)
         if done is not None:
             done.callback(None)
 
     def _tell(self, trouble: str) -> None:
         """A trouble is told when it begins, when it changes and when it is over; not for every batch."""
-        if trouble == self._trouble:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            if trouble:
+                self._log.error("history cannot be written, events are lost: {trouble}", trouble=trouble)
+            else:
+                self._log.info("history is written again")
+        if self._database is not None:
+            self._tell_of(self._database)
+
+    def _tell_of(self, database: HistoryDatabase) -> None:
+        while database.notices:
+            self._log.critical("{notice}", notice=database.notices.popleft())
+        trouble = database.trouble
+        if trouble == self._database_trouble:
             return
-        self._trouble = trouble
+        self._database_trouble = trouble
         if trouble:
-            self._log.error("history cannot be written, events are lost: {trouble}", trouble=trouble)
+            self._log.error("the history database cannot be written, mail flows without: {trouble}", trouble=trouble)
         else:
-            self._log.info("history is written again")
+            self._log.info("the history database is written again")
 
     def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -149,7 +170,7 @@ class HistoryLog(Service):
         batch, self._waiting = self._waiting, []
         if batch:
             dropped, self._dropped_waiting = self._dropped_waiting, 0
-            self._tell(self._writer.write(batch, dropped))
+            self._tell(self._writer.write(batch, dropped, self._clock.seconds()))
 
     def reopen(self) -> None:
         """Go on in a file of the same name that is opened anew, for one that was rotated away (SIGHUP)."""
@@ -164,8 +185,14 @@ class HistoryLog(Service):
         if self._writing is not None:
             await self._writing
         self._is_stopped = True
+        if self._storing is not None:
+            self._storing.cancel()
+            self._storing = None
         self.flush()
         self._writer.close()
+        if self._database is not None:
+            self._database.close(self._clock.seconds())
+            self._tell_of(self._database)
 
     def stopService(self) -> Deferred[None]:
         """Write what waits and close the file."""
@@ -174,39 +201,59 @@ class HistoryLog(Service):
 
 
 class _Writer:
-    """The file and the terminal.  Called in threads, one batch at a time."""
+    """The file, the terminal and the database, which gets the lines that the file gets.  Called in threads."""
 
-    def __init__(self, path: str, terminal: TextIO | None, quiet: frozenset[str]) -> None:
+    def __init__(
+        self,
+        path: str,
+        terminal: TextIO | None,
+        quiet: frozenset[str],
+        database: HistoryDatabase | None,
+        redaction: Redaction,
+    ) -> None:
         self._path = path
+        self._database = database
+        self._redaction = redaction
         self._terminal = terminal
         self._quiet = quiet
         self._descriptor = -1
         self._is_torn = False  # the file ends within a line
         self._lock = threading.Lock()
+        self._trouble = ""
         self.reopen = False
         self.dropped = 0
 
-    def write(self, batch: list[Event], dropped: int = 0) -> str:
-        """Write all of the batch, which is not empty.  Gives back what is wrong, or "" if nothing is; never raises."""
+    def write(self, batch: list[Event], dropped: int, now: float) -> str:
+        """Write all of the batch.  Gives back what is wrong with the file, or "" if nothing is; never raises."""
         with self._lock:
             self.dropped += dropped
+            if self._redaction:
+                batch = [(*event[:4], self._redaction.facts(event[4])) for event in batch]
             if self._terminal is not None:
                 self._show(self._terminal, batch)
-            lines = [line(event) for event in batch]
-            if self.dropped:
-                # The gap stands before what comes behind it.
-                lines.insert(0, line((batch[0][0], "history_gap", "", "", {"events": self.dropped})))
-            octets = "".join([text + "\n" for text in lines]).encode("ascii")
-            try:
-                self._append(octets)
-            except _Partly as error:
-                whole = octets.count(b"\n", 0, error.written)
-                if self.dropped and whole:
-                    self.dropped, whole = 0, whole - 1
-                self.dropped += len(batch) - whole
-                return error.reason
+            told = lines(batch)
+            if self._database is not None:
+                self._database.write(batch, told, now)
+            return self._write(told, batch[0][0]) if batch else self._trouble
+
+    def _write(self, told: list[str], begins_at: float) -> str:
+        count = len(told)
+        if self.dropped:
+            # The gap stands before what comes behind it.
+            told.insert(0, line((begins_at, GAP, "", "", {"events": self.dropped})))
+        octets = "".join([text + "\n" for text in told]).encode("ascii")
+        self._trouble = ""
+        try:
+            self._append(octets)
+        except _Partly as error:
+            whole = octets.count(b"\n", 0, error.written)
+            if self.dropped and whole:
+                self.dropped, whole = 0, whole - 1
+            self.dropped += count - whole
+            self._trouble = error.reason
+        else:
             self.dropped = 0
-            return ""
+        return self._trouble
 
     def _append(self, octets: bytes) -> None:
         """Raises _Partly, and nothing else."""
@@ -260,68 +307,3 @@ class _Partly(Exception):
         super().__init__(reason)
         self.written = written
         self.reason = reason
-
-
-def line(event: Event) -> str:
-    """The event as one line of JSON without a line end: ASCII, every control character escaped.  Never raises."""
-    try:
-        text = _line(*event)
-    except (ValueError, TypeError, RecursionError):  # infinite numbers, keys that are no text, circles
-        text = _line(*event[:4], _cut(event[4]))
-    return text if len(text) <= LINE_CHARACTERS_MAX else _line(*event[:4], _cut(event[4]))
-
-
-def _line(at: float, kind: str, session_id: str, queue_id: str, facts: Mapping[str, object]) -> str:
-    now = str(int(at * 1_000_000))  # digits of an integer come at a third of the price of a float's
-    parts = [f'{{"at":{now[:-6] or 0}.{now[-6:]:0>6},"kind":{_quoted(kind)}']
-    if session_id:
-        parts.append(f',"session":{_quoted(session_id)}')
-    if queue_id:
-        parts.append(f',"queue_id":{_quoted(queue_id)}')
-    for name, value in facts.items():
-        short = _SHORT.get(type(value))
-        parts.append((_KEYS.get(name) or _key(name)) + (_encode(value) if short is None else short(value)))
-    parts.append("}")
-    return "".join(parts)
-
-
-def _key(name: str) -> str:
-    """The name of a fact as it stands before its value.  The program knows but a few, so they are kept."""
-    key = f",{_quoted(f'{name}_' if name in _OURS else name)}:"
-    if len(_KEYS) < _KEYS_MAX:
-        _KEYS[name] = key
-    return key
-
-
-def _value(value: object) -> str:
-    """JSON.  What nearly every fact is goes the short way; all else is the encoder's."""
-    short = _SHORT.get(type(value))
-    return _encode(value) if short is None else short(value)
-
-
-def _values(values: Iterable[object]) -> str:
-    return f"[{','.join([_value(value) for value in values])}]"
-
-
-_KEYS: dict[str, str] = {}
-_KEYS_MAX = 1000
-_SHORT: dict[type, Callable[[Any], str]] = {
-    str: _quoted,
-    int: int.__repr__,
-    list: _values,
-    tuple: _values,
-    Address: lambda address: _quoted(str(address)),
-    Reply: lambda reply: _quoted(str(reply)),
-}
-
-
-def _cut(facts: Mapping[str, object]) -> dict[str, object]:
-    """The facts as short texts, no matter what they are."""
-    cut: dict[str, object] = {}
-    for name, value in list(facts.items())[:100]:
-        try:
-            text = str(value)
-        except Exception:
-            text = f"<{type(value).__name__}>"
-        cut[name] = text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}..."
-    return cut

@@ -179,6 +179,9 @@ class SmtpProtocol(Protocol):
 
     def _answer(self, event: events.Event) -> Any:
         if self._refusal is not None and type(event) is events.Connected:
+            self.factory.reception.history.record(
+                "refused", self._session.id, stage="connection", reply=self._refusal, peer=self._session.peer.ip
+            )
             return self._refusal
         try:
             return self._receiver.answer(event)

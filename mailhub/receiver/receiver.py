@@ -23,6 +23,7 @@ from mailhub.receiver import replies, submission
 from mailhub.receiver.incoming import Incoming
 from mailhub.receiver.login import LoginAttempt, Logins
 from mailhub.receiver.transaction import Fields, OpenTransaction
+from mailhub.wire import header as header_section
 from mailhub.wire.smtp import events
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ LoginStep: TypeAlias = bytes | Identity | Reply
 Answers: TypeAlias = "Answer | Deferred[Answer]"
 
 WELCOME = Reply(250, "At your service")  # the wire puts our name before it
+#: Of a Message-ID, history keeps so much.
+MESSAGE_ID_OCTETS_MAX = 998
 TOO_MANY_FIELDS = "the policies together would put too many header fields before the message"
 
 
@@ -84,6 +87,7 @@ class Receiver:
         self._bindings: Mapping[str, bytes] = {}
         self._attempt: LoginAttempt | None = None
         self._failed_logins = 0
+        self._connected_at = reception.clock.seconds()
 
     def answer(self, event: events.Event) -> Answers:
         """The answer to a question, None to a notice, or a Deferred of the answer."""
@@ -138,7 +142,17 @@ class Receiver:
         self.abandon()  # RFC 5321 section 4.1.4: a new hello ends the transaction
         self.session = greeted
         self._hello_fields = verdict.fields
+        self._record_hello(greeted)
         return WELCOME
+
+    def _record_hello(self, session: Session) -> None:
+        """Who it is; for most sessions all that is told of them beside their mail."""
+        assert session.hello is not None
+        facts: dict[str, object] = {"peer": session.peer.ip, "verb": session.hello.verb, "hello": session.hello.name}
+        if session.tls is not None:
+            facts["tls"], facts["cipher"] = session.tls.version, session.tls.cipher
+        seconds = round(self.reception.clock.seconds() - self._connected_at, 3)
+        self.reception.history.record("greeted", session.id, seconds=seconds, **facts)
 
     def _start_tls(self, _: events.StartTlsRequested) -> Answer:
         return replies.START_TLS
@@ -211,7 +225,7 @@ class Receiver:
         opinion = verdict.reply
         if opinion is None or not opinion.is_positive:
             # The panel refuses where all were silent; should it ever not, silence is still no permission.
-            return self._refused(opinion or replies.LOCAL_TROUBLE, "RCPT", recipient=recipient.address, by=verdict.by)
+            return self._rcpt_refused(opinion or replies.LOCAL_TROUBLE, recipient, by=verdict.by)
         resolution = begin(self._resolve(recipient))
         return _then(resolution, lambda found: self._recipient_resolved(found, recipient, opinion, verdict.fields))
 
@@ -228,13 +242,13 @@ class Receiver:
         assert mail is not None
         refusal = replies.LOCAL_TROUBLE if resolution is None else resolution.refusal
         if resolution is None or refusal is not None:
-            return self._refused(refusal or replies.LOCAL_TROUBLE, "RCPT", recipient=recipient.address)
+            return self._rcpt_refused(refusal or replies.LOCAL_TROUBLE, recipient)
         if mail.destinations + len(resolution.destinations) > self.reception.recipients_total_max:
-            return self._refused(replies.TOO_MANY_RECIPIENTS, "RCPT", recipient=recipient.address)
+            return self._rcpt_refused(replies.TOO_MANY_RECIPIENTS, recipient)
         if not mail.prepend(fields):
             # With fewer recipients there are fewer fields, where there are others to send it to already.
             too_many = replies.TOO_MANY_RECIPIENTS if mail.destinations else replies.LOCAL_TROUBLE
-            return self._refused(too_many, "RCPT", recipient=recipient.address, cause=TOO_MANY_FIELDS)
+            return self._rcpt_refused(too_many, recipient, cause=TOO_MANY_FIELDS)
         if resolution.steps:
             self.reception.history.record(
                 "resolved", self.session.id, recipient=recipient.address, steps=[str(step) for step in resolution.steps]
@@ -273,7 +287,7 @@ class Receiver:
         if fault is None and incoming.hops > self.reception.hops_max:
             fault = replies.TOO_MANY_HOPS
         if fault is not None:
-            return self._content_refused(fault, incoming, cause=incoming.cause)
+            return self._content_refused(fault, incoming, reverse_path=mail.value.reverse_path, cause=incoming.cause)
         verdict = self.reception.panel.judge_content(mail.value, incoming)
         return _then(verdict, lambda verdict: self._content_judged(verdict, mail, incoming))
 
@@ -282,9 +296,11 @@ class Receiver:
         if self._mail is not mail:  # the connection was lost while the policies thought
             return replies.LOCAL_TROUBLE
         if opinion is not None and not opinion.is_positive:
-            return self._content_refused(opinion, incoming, by=verdict.by)
+            return self._content_refused(opinion, incoming, reverse_path=mail.value.reverse_path, by=verdict.by)
         if not mail.prepend(verdict.fields):
-            return self._content_refused(replies.LOCAL_TROUBLE, incoming, cause=TOO_MANY_FIELDS)
+            return self._content_refused(
+                replies.LOCAL_TROUBLE, incoming, reverse_path=mail.value.reverse_path, cause=TOO_MANY_FIELDS
+            )
         reception = self.reception
         envelope = mail.envelope(incoming, reception.hostname, reception.submits, reception.clock.seconds())
         self._mail = None  # from here on the commit decides; a lost connection changes nothing any more
@@ -298,7 +314,9 @@ class Receiver:
         except SpoolError as error:
             if not isinstance(error, SpoolFull):
                 self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
-            return self._content_refused(_trouble(error), incoming, cause=str(error))
+            return self._content_refused(
+                _trouble(error), incoming, reverse_path=envelope.reverse_path, cause=str(error)
+            )
         finally:
             self.is_committing = False
             incoming.draft.discard()  # harmless if it was committed
@@ -309,13 +327,23 @@ class Receiver:
             reverse_path=envelope.reverse_path,
             recipients=[recipient.address for recipient in envelope.recipients],
             size=envelope.size,
+            message_id=self._message_id(incoming),
+            peer=self.session.peer.ip,
         )
         return replies.queued(envelope.queue_id)
+
+    def _message_id(self, incoming: Incoming) -> str:
+        """As the message has it, or as we have put it there (RFC 6409 section 8.3)."""
+        found = header_section.first(incoming.header, b"message-id")
+        if found is None:
+            return f"<{incoming.queue_id}@{self.reception.hostname}>" if self.reception.submits else ""
+        return found[:MESSAGE_ID_OCTETS_MAX].decode("utf-8", "replace")
 
     def _content_refused(self, reply: Reply, incoming: Incoming, **facts: Any) -> Reply:
         """The reply to the content; the wire repeats it for each recipient where LMTP wants that."""
         self.abandon()
-        return self._refused(reply, "content", queue_id=incoming.queue_id, **facts)
+        message_id = self._message_id(incoming)
+        return self._refused(reply, "content", queue_id=incoming.queue_id, message_id=message_id, **facts)
 
     # --- throughout --------------------------------------------------------------------------------------------
 
@@ -323,10 +351,16 @@ class Receiver:
         self._refused(event.reply, event.verb)
 
     def _aborted(self, _: events.TransactionAborted) -> None:
+        self.reception.history.record("abandoned", self.session.id)
         self.abandon()
 
     def _session_ended(self, _: events.SessionEnded) -> None:
         self.abandon()
+
+    def _rcpt_refused(self, reply: Reply, recipient: ForwardPath, **facts: Any) -> Reply:
+        assert self._mail is not None
+        sender = self._mail.value.reverse_path
+        return self._refused(reply, "RCPT", reverse_path=sender, recipient=recipient.address, **facts)
 
     def _refused(self, reply: Reply, stage: str, queue_id: str = "", **facts: Any) -> Reply:
         self.reception.history.record(

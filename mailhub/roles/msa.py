@@ -15,7 +15,7 @@ def manners(offer: Offer) -> Manners:
     """Logins are offered under TLS alone: a password never crosses the network in the clear."""
     return offer.manners(
         replace(offer.extensions, starttls=True, auth=MECHANISMS, auth_needs_tls=True),
-        replace(offer.extensions, auth=MECHANISMS),
+        replace(offer.extensions, auth=MECHANISMS, requiretls=True),
     )
 
 

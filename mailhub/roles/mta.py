@@ -11,8 +11,11 @@ from mailhub.roles.receiving import Door, Edge, Offer, ReceivingRole
 
 
 def manners(offer: Offer) -> Manners:
-    """No login is offered here: taking mail from users is the MSA's business (RFC 6409 section 3.1)."""
-    return offer.manners(replace(offer.extensions, starttls=True), offer.extensions)
+    """No login is offered here: taking mail from users is the MSA's business (RFC 6409 section 3.1).
+
+    REQUIRETLS is offered under TLS alone (RFC 8689 section 2): what cannot keep it on the way out is refused there.
+    """
+    return offer.manners(replace(offer.extensions, starttls=True), replace(offer.extensions, requiretls=True))
 
 
 def mta(edge: Edge, listen: Sequence[str], reception: Reception, offer: Offer) -> ReceivingRole:

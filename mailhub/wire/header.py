@@ -45,6 +45,22 @@ def count(header: bytes, name: bytes) -> int:
     return lowered.count(b"\n" + mark) + lowered.startswith(mark)
 
 
+def first(header: bytes, name: bytes) -> bytes | None:
+    """The unfolded body of the first field of this name (lower case, without colon), without surrounding blanks.
+
+    None if there is none.  Quick, since it looks at nothing else: a blank before the colon is not looked for.
+    """
+    lowered = b"\n" + header.lower()
+    begin = lowered.find(b"\n" + name + b":")
+    if begin < 0:
+        return None
+    begin += len(name) + 1
+    end = header.find(b"\r\n", begin)
+    while end >= 0 and header[end + 2 : end + 3] in (b" ", b"\t"):
+        end = header.find(b"\r\n", end + 2)
+    return _FOLD.sub(b"", header[begin : end if end >= 0 else len(header)]).strip(b" \t\r\n")
+
+
 def split(header: bytes) -> list[tuple[bytes, bytes]]:
     """The fields in order: (lower-case name, whole field with its folded lines and the final CRLF).
 

@@ -23,7 +23,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailhub.history import log as module
-from mailhub.history.log import HistoryLog, line
+from mailhub.history.line import LINE_CHARACTERS_MAX, line
+from mailhub.history.log import HistoryLog
 from mailhub.history.plain import printable
 from mailhub.history.sentence import sentence
 from mailhub.interfaces import IExecutor, IHistory
@@ -172,7 +173,7 @@ def test_facts_do_not_replace_what_is_ours() -> None:
 
 def test_a_line_has_a_limit() -> None:
     text = line((NOON, "k", "", "", {"a": "x" * 1_000_000, "b": ["y"] * 100_000, "c": "short"}))
-    assert len(text) < module.LINE_CHARACTERS_MAX
+    assert len(text) < LINE_CHARACTERS_MAX
     assert json.loads(text)["c"] == "short"
 
 

@@ -541,7 +541,7 @@ def test_a_commit_under_way_is_not_cancelled(bench: Callable[..., Bench]) -> Non
     client.leave()
     one.spool.finish_commits()
     assert one.queued() == 1
-    assert [event["kind"] for event in one.history.events] == ["queued"]
+    assert [event["kind"] for event in one.history.events] == ["greeted", "queued"]
     assert client.said() == b""
 
 

@@ -1,0 +1,143 @@
+"""The life of one message as its events tell it: who, to whom, what became of each recipient, and what decided it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mailhub.history.pages import Told
+from mailhub.history.words import REFUSALS
+
+#: Kinds of events that say what became of a recipient, and how that is told of it.
+OUTCOMES = {
+    "delivered": "delivered",
+    "deferred": "waiting",
+    "failed": "failed",
+    "discarded": "discarded",
+    "held": "held",
+    "released": "waiting",
+    "retried": "waiting",
+    "refused": "refused",
+}
+#: The order in which the numbers of several recipients are told.
+_ORDER = ("delivered", "waiting", "held", "failed", "discarded", "refused")
+
+
+@dataclass(frozen=True)
+class Story:
+    """`id` is a queue id, or the id of a session that led to no message; `events` are in order."""
+
+    id: str
+    events: tuple[Told, ...]
+
+    @property
+    def begins_at(self) -> float:
+        return self.events[0].at if self.events else 0.0
+
+    @property
+    def ends_at(self) -> float:
+        return self.events[-1].at if self.events else 0.0
+
+    @cached_property
+    def arrival(self) -> Told | None:
+        """The event that put it into the queue."""
+        return next((event for event in self.events if event.kind == "queued" and event.queue_id == self.id), None)
+
+    @cached_property
+    def notification(self) -> Told | None:
+        """The event that tells whom this message informs, if it is a notification of ours."""
+        events = (event for event in self.events if event.kind == "notified")
+        return next((event for event in events if event.text("notification") == self.id), None)
+
+    def first(self, name: str) -> Any:
+        """The first value of this fact; None if there is none."""
+        return next((event.facts[name] for event in self.events if event.facts.get(name) not in (None, "")), None)
+
+    @property
+    def sender(self) -> str | None:
+        """The reverse-path with its angle brackets, or None if nobody had named one."""
+        if self.arrival is None and self.notification is not None:
+            return "<>"
+        for event in (*((self.arrival,) if self.arrival else ()), *self.events):
+            if "reverse_path" in event.facts:
+                address = event.facts["reverse_path"]
+                return "<>" if address is None else f"<{address}>"
+        return None
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """The addresses that it was to go to, as far as they are known."""
+        found: dict[str, None] = {}
+        if self.arrival is not None:
+            found.update(dict.fromkeys(_addresses(self.arrival)))
+        elif self.notification is not None:
+            found[self.notification.text("reverse_path")] = None
+        else:
+            for event in self.events:
+                if event.kind in REFUSALS or event.kind in OUTCOMES:
+                    found.update(dict.fromkeys(_addresses(event)))
+        return tuple(found)
+
+    @cached_property
+    def outcomes(self) -> dict[str, Told]:
+        """The last event that says what became of each recipient, those included that were refused at the door."""
+        found: dict[str, Told] = {}
+        for event in self.events:
+            if event.kind == "refused" or (event.kind in OUTCOMES and event.queue_id == self.id):
+                for address in _addresses(event):
+                    found[address] = event
+        return found
+
+    @property
+    def refusals(self) -> tuple[Told, ...]:
+        return tuple(event for event in self.events if event.kind in REFUSALS)
+
+    @cached_property
+    def decisive(self) -> frozenset[int]:
+        """The numbers of the events that decided: the last outcome of each recipient, and what refused all of it."""
+        deciding = {id(event) for event in self.outcomes.values()}
+        if not self.is_ours:
+            refusals = self.refusals
+            deciding |= {id(event) for event in refusals if event.kind == "refused"} or {id(each) for each in refusals}
+        return frozenset(number for number, event in enumerate(self.events) if id(event) in deciding)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether there was a message that we had taken, or made."""
+        return self.arrival is not None or self.notification is not None
+
+    @property
+    def verdict(self) -> str:
+        """What became of it, in a word or two."""
+        if not self.is_ours:
+            return "refused" if self.refusals else "no mail"
+        found = [OUTCOMES[event.kind] for event in self.outcomes.values()]
+        found += ["waiting"] * len(set(self.recipients) - set(self.outcomes))
+        counted = [(word, found.count(word)) for word in _ORDER if word in found]
+        if len(counted) == 1:
+            return counted[0][0]
+        return ", ".join(f"{count} {word}" for word, count in counted) or "waiting"
+
+    def as_json(self) -> dict[str, object]:
+        """For machines."""
+        arrival = self.arrival
+        return {
+            "id": self.id,
+            "verdict": self.verdict,
+            "sender": self.sender,
+            "recipients": list(self.recipients),
+            "message_id": None if arrival is None else arrival.facts.get("message_id"),
+            "events": [
+                event.as_json() | ({"decisive": True} if number in self.decisive else {})
+                for number, event in enumerate(self.events)
+            ],
+        }
+
+
+def _addresses(event: Told) -> list[str]:
+    """The recipients that an event is about."""
+    one, many = event.facts.get("recipient"), event.facts.get("recipients")
+    if one is not None:
+        return [str(one)]
+    return [str(each) for each in many] if isinstance(many, list) else []

@@ -1,0 +1,226 @@
+"""`mailhub why` beside a real hub: what has just happened is told, whether the hub runs or not."""
+
+from __future__ import annotations
+
+import json
+import re
+import smtplib
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from click.testing import CliRunner, Result
+
+from mailhub.app.cli import main
+from mailhub.app.cli.why import moment
+
+PATIENCE_SECONDS = 20.0
+LEAST = 'hostname = "mail.example.org"\ndata = "var"\n'
+REDACTING = """
+hostname = "mx.example.test"
+data = "var"
+[mta]
+listen = ["tcp:0:interface=127.0.0.1"]
+greet_delay = "0s"
+[mda]
+domains = ["example.test"]
+[accounts]
+file = "accounts"
+aliases = "aliases"
+[history]
+redact = "hash"
+"""
+MESSAGE = b"Message-ID: <%b>\r\nSubject: hello\r\n\r\nHow are you?\r\n"
+
+
+def run(config: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["why", *arguments, "--config", str(config)])
+
+
+def eventually(hub: Any, *arguments: str) -> Result:
+    """The answer, once there is one: the hub stores what has happened within a second."""
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        result = run(hub.config, *arguments)
+        if result.exit_code == 0 or time.monotonic() > ends_at:
+            return result
+        time.sleep(0.1)
+
+
+def lines_in_order(text: str, *patterns: str) -> None:
+    """Each pattern is on a line of its own, in this order; other lines may stand between."""
+    rest = text.splitlines()
+    for pattern in patterns:
+        while rest and not re.search(pattern, rest[0]):
+            rest.pop(0)
+        assert rest, f"{pattern} is missing in\n{text}"
+        rest.pop(0)
+
+
+def send(hub: Any, message_id: str, *recipients: str, sender: str = "ann@elsewhere.example") -> None:
+    with smtplib.SMTP("127.0.0.1", hub.ports["mta"]) as client:
+        client.sendmail(sender, list(recipients), MESSAGE % message_id.encode())
+
+
+def test_a_delivered_message_is_told_while_the_hub_runs(hub: Any) -> None:
+    send(hub, "one@elsewhere.example", "alice@example.test", "team@example.test")
+    result = eventually(hub, "ann@elsewhere.example")
+    assert result.exit_code == 0, result.output
+    lines_in_order(
+        result.stdout,
+        r"^\w{17}: delivered, from <ann@elsewhere.example> to <alice@example.test>, <bob@example.test>, in \d",
+        r"^  \d\d:\d\d:\d\d\.\d{3} .* accepted +<alice@example.test> at RCPT by local_domains \(stands by itself",
+        r"alias +team@example.test -> alice@example.test, bob@example.test$",
+        r"queued +for <alice@example.test>, <bob@example.test>, \d+ octets",
+        r"attempt +into the mailbox for",
+        r"^> .* delivered +<alice@example.test>: 250 2.1.5 Delivered \(.*/alice/Maildir/new/",
+        r"^> .* delivered +<bob@example.test>: 250 2.1.5 Delivered",
+    )
+    assert "What would have to change" not in result.stdout
+    queue_id = result.stdout[:17]
+    assert eventually(hub, queue_id).stdout == result.stdout
+
+
+def test_a_refused_recipient_is_told_with_what_would_have_to_change(hub: Any) -> None:
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        send(hub, "two@elsewhere.example", "nobody@example.test", sender="eve@elsewhere.example")
+    result = eventually(hub, "nobody@example.test", "--refused")
+    lines_in_order(
+        result.stdout,
+        r"^mta-[0-9a-f]+-[0-9a-f]+: refused, .*to <nobody@example.test>",
+        r"^> .* refused +<nobody@example.test> at RCPT .*by local_domains .*: 550 5.1.1 No such user here",
+        r"^What would have to change:$",
+        r"^  Nobody here has the address nobody@example.test",
+    )
+
+
+def test_a_wrong_login_is_told(hub: Any) -> None:
+    context = ssl._create_unverified_context()
+    with smtplib.SMTP("127.0.0.1", hub.ports["msa"]) as client:
+        client.starttls(context=context)
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.login("bob@example.test", "wrong")
+    result = eventually(hub, "bob@example.test", "--refused")
+    lines_in_order(result.stdout, r"no login +as bob@example.test with ", "^What would", "Login or password")
+    assert "wrong" not in result.stdout.replace("password is wrong", ""), "no password"
+
+
+def test_several_stories_are_a_list_and_json_has_all_of_it(hub: Any) -> None:
+    for number in range(3):
+        send(hub, f"list{number}@elsewhere.example", "bob@example.test", sender="list@elsewhere.example")
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        found = json.loads(eventually(hub, "list@elsewhere.example", "--json").stdout)
+        if [story["verdict"] for story in found["stories"]] == ["delivered"] * 3:
+            break
+        assert time.monotonic() < ends_at, found
+        time.sleep(0.1)
+    assert found["more"] is False
+    assert found["stories"][0]["recipients"] == ["bob@example.test"]
+    assert [event["kind"] for event in found["stories"][0]["events"] if event.get("decisive")] == ["delivered"]
+    table = run(hub.config, "list@elsewhere.example").stdout
+    assert len(re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  \w{17}  delivered  from <list@", table, re.MULTILINE)) == 3
+    assert "3 stories, newest first; `mailhub why ID` tells one." in table
+    short = run(hub.config, "list@elsewhere.example", "--limit", "2")
+    assert "There are more" in short.stdout
+
+
+def test_nothing_found_says_what_was_looked_for_and_how_far_back(hub: Any) -> None:
+    send(hub, "some@elsewhere.example", "bob@example.test")
+    assert eventually(hub, "ann@elsewhere.example").exit_code == 0
+    result = run(hub.config, "no\x1b[2J", "--since", "1h")
+    assert result.exit_code == 1
+    assert re.match(
+        r"mailhub: no events about no\\x1b\[2J since .* found.  History goes back to [-\d: ]+ \([\d,]+ events\)\.\n$",
+        result.stderr,
+    )
+    assert json.loads(run(hub.config, "nobody-at-all", "--json").stdout)["stories"] == []
+    assert run(hub.config, "nobody-at-all", "--json").exit_code == 1
+
+
+def test_it_is_told_when_the_hub_is_down_too(start: Callable[..., Any]) -> None:
+    hub = start()
+    send(hub, "down@elsewhere.example", "bob@example.test")
+    hub.stop()
+    result = run(hub.config, "ann@elsewhere.example")
+    assert result.exit_code == 0, result.output
+    lines_in_order(result.stdout, "delivered, from", "^> .* delivered")
+
+
+def test_a_corrupt_database_never_stops_mail(start: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "var" / "history.db"
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database, and never was one.  " * 1000)
+    hub = start()
+    send(hub, "corrupt@elsewhere.example", "bob@example.test")
+    assert eventually(hub, "ann@elsewhere.example").exit_code == 0
+    hub.stop()
+    assert len(hub.messages("bob@example.test")) == 1
+    (aside,) = path.parent.glob("history.db.set-aside-*")
+    (said,) = [event for event in hub.log() if event.get("level") == "critical"]
+    assert str(aside) in str(said["text"])
+    assert str(aside) in (tmp_path / "output").read_text()
+
+
+def test_a_locked_database_never_stops_mail(start: Callable[..., Any], tmp_path: Path) -> None:
+    hub = start()
+    send(hub, "before@elsewhere.example", "bob@example.test")
+    assert eventually(hub, "ann@elsewhere.example").exit_code == 0
+    locker = apsw.Connection(str(tmp_path / "var" / "history.db"))
+    locker.execute("BEGIN IMMEDIATE")
+    send(hub, "locked@elsewhere.example", "bob@example.test", sender="locked@elsewhere.example")
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while not any("cannot be written" in str(event.get("text")) for event in hub.log()):
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
+    locker.execute("COMMIT")
+    locker.close()
+    assert eventually(hub, "locked@elsewhere.example").exit_code == 0
+    assert len(hub.messages("bob@example.test")) == 2
+
+
+def test_hashed_addresses_are_found_by_who_has_the_key(start: Callable[..., Any], tmp_path: Path) -> None:
+    hub = start(configuration=REDACTING)
+    send(hub, "hash@elsewhere.example", "bob@example.test")
+    result = eventually(hub, "Ann@elsewhere.example")
+    assert re.search(r"from <~[0-9a-f]{12}@elsewhere.example> to <~[0-9a-f]{12}@example.test>", result.stdout)
+    hub.stop()
+    for name in ("history.db", "log/mailhub.jsonl"):
+        assert b"ann@elsewhere.example" not in (tmp_path / "var" / name).read_bytes()
+
+
+# --- without a hub -------------------------------------------------------------------------------------------------
+
+
+def test_before_there_is_a_history(tmp_path: Path) -> None:
+    (tmp_path / "hub.toml").write_text(LEAST)
+    result = run(tmp_path / "hub.toml", "x")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no history yet" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--since", "yore"), ("--limit", "0"), ("a", "b")])
+def test_a_mistake_in_the_call_is_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "hub.toml").write_text(LEAST)
+    assert run(tmp_path / "hub.toml", *arguments).exit_code == 2
+
+
+def test_times_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    try:
+        now = 1_763_640_000.0  # Thursday 20 November 2025, 12:00:00 UTC
+        assert moment("2h", now) == now - 7200
+        assert moment("today", now) == now - 43_200
+        assert moment("yesterday", now) == now - 43_200 - 86_400
+        assert moment("9:30", now) == now - 9000
+        assert moment("11:59:30", now) == now - 30
+        assert moment("2025-11-19", now) == now - 43_200 - 86_400
+        assert moment("2025-11-20 11:00", now) == now - 3600
+    finally:
+        monkeypatch.undo()
+        time.tzset()

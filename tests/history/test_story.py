@@ -1,0 +1,343 @@
+"""Stories: which events belong to a message, and how a person would tell it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailhub.history.database import HistoryDatabase
+from mailhub.history.line import Event, lines
+from mailhub.history.pages import Pages, Told
+from mailhub.history.question import Answer, Question, ask
+from mailhub.history.story import Story
+from mailhub.history.telling import duration, entry, told
+from mailhub.history.words import word
+from mailhub.wire.smtp.grammar import parse_address
+
+#: Thursday 20 November 2025, 12:00:00 UTC.
+NOON = 1_763_640_000.0
+ANN, ALICE, BOB = "ann@elsewhere.example", "alice@example.test", "bob@example.test"
+FOUND = "250 2.1.5 Recipient OK"
+STANDS = "mta.policy (local_domains stands by itself)"
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+class Chronicle:
+    """Events at their times; each is one second behind the one before unless something else is said."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = NOON
+        self._events: list[Event] = []
+
+    def tell(self, kind: str, session_id: str = "", queue_id: str = "", after: float = 1.0, **facts: Any) -> None:
+        self._at += after
+        self._events.append((self._at, kind, session_id, queue_id, facts))
+
+    def queued(self, session_id: str, queue_id: str, *recipients: str, sender: str | None = ANN, **facts: Any) -> None:
+        self.tell("queued", session_id, queue_id, reverse_path=sender, recipients=list(recipients), size=4211, **facts)
+
+    def delivered(self, session_id: str, queue_id: str, recipient: str) -> None:
+        self.tell("attempted", session_id, queue_id, 0.001, route="local", recipients=[recipient])
+        reply = "250 2.1.5 Delivered"
+        self.tell("delivered", session_id, queue_id, 0.042, recipient=recipient, reply=reply, detail="mail/new/1")
+        self.tell("removed", session_id, queue_id, 0.001)
+
+    def refused(
+        self, session_id: str, recipient: str, reply: str = "550 5.1.1 No such user here", **facts: Any
+    ) -> None:
+        self.tell("refused", session_id, stage="RCPT", reply=reply, peer="192.0.2.1", recipient=recipient, **facts)
+
+    def ask(self, *wanted: str, **options: Any) -> Answer:
+        database = HistoryDatabase(self._path, 1e9, 1 << 30)
+        database.write(self._events, lines(self._events), self._at)
+        database.close(self._at)
+        self._events.clear()
+        pages = Pages(self._path)
+        try:
+            return ask(pages, Question(frozenset(wanted), **options))
+        finally:
+            pages.close()
+
+    def found(self, *wanted: str, **options: Any) -> list[tuple[str, str]]:
+        return [(story.id, story.verdict) for story in self.ask(*wanted, **options).stories]
+
+    def text(self, word: str) -> str:
+        (story,) = self.ask(word).stories
+        return "\n".join(line for line, _ in told(story)) + "\n"
+
+
+def golden(name: str) -> str:
+    """What the story of this name must be, to the letter."""
+    return (Path(__file__).parent / "stories" / f"{name}.txt").read_text()
+
+
+@pytest.fixture
+def chronicle(tmp_path: Path) -> Chronicle:
+    return Chronicle(tmp_path / "history.db")
+
+
+# --- what belongs together -----------------------------------------------------------------------------------------
+
+
+def test_a_message_is_found_by_all_that_it_may_be_asked_by(chronicle: Chronicle) -> None:
+    chronicle.tell("connected", "s1", peer="192.0.2.1")
+    chronicle.tell("resolved", "s1", recipient="team@example.test", steps=["team@example.test -> alice@example.test"])
+    chronicle.queued("s1", "q1", ALICE, message_id="<One@elsewhere.example>")
+    chronicle.delivered("s1", "q1", ALICE)
+    chronicle.queued("s2", "q2", BOB, sender="other@elsewhere.example")
+    for asked in ("q1", "s1", ANN, ALICE, "team@example.test", "one@elsewhere.example", "192.0.2.1"):
+        assert chronicle.found(asked) == [("q1", "delivered")], asked
+    assert chronicle.found("q2") == [("q2", "waiting")]
+    assert chronicle.found("nobody@example.test") == []
+
+
+@pytest.mark.parametrize("local", ['"al ice"', '"a@b"', r'"a\"b\\"', "Grüße", "a:b", "o'neil", "a/b=c?{d}|e~f^g`h"])
+def test_every_form_of_an_address_is_found(chronicle: Chronicle, local: str) -> None:
+    address = parse_address(f"{local}@example.test" if ":" not in local else '"a:b"@example.test')
+    chronicle.queued("s", "q", str(address))
+    chronicle.tell("queued", "t", "r", reverse_path=address, recipients=[], size=1)
+    plain = f"{address.local}@{address.domain}".lower()
+    assert [found for found, _ in chronicle.found(plain)] == ["r", "q"]
+    assert word(str(address)) == plain == word(address)
+
+
+def test_messages_of_one_session_are_told_apart(chronicle: Chronicle) -> None:
+    chronicle.tell("connected", "s", peer="192.0.2.1")
+    for number in (1, 2, 3):
+        chronicle.tell("opinion", "s", policy="p", stage="recipient", opinion=FOUND, reverse_path=ANN, recipient=ALICE)
+        if number == 2:
+            chronicle.refused("s", BOB)
+        chronicle.queued("s", f"q{number}", ALICE)
+        chronicle.delivered("s", f"q{number}", ALICE)
+    assert chronicle.found("s") == [("q3", "delivered"), ("q2", "1 delivered, 1 refused"), ("q1", "delivered")]
+    assert chronicle.found(BOB) == [("q2", "1 delivered, 1 refused")]
+    (story,) = chronicle.ask("q3").stories
+    assert [event.kind for event in story.events] == [
+        "connected",
+        "opinion",
+        "queued",
+        "attempted",
+        "delivered",
+        "removed",
+    ]
+
+
+def test_what_led_to_no_message_is_the_story_of_its_session(chronicle: Chronicle) -> None:
+    chronicle.refused("s", BOB)
+    chronicle.tell("abandoned", "s")
+    chronicle.queued("s", "q1", ALICE)
+    chronicle.tell("refused", "s", stage="MAIL", reply="550 5.7.1 No", reverse_path="x@y.example", peer="192.0.2.1")
+    chronicle.queued("s", "q2", ALICE)
+    assert chronicle.found(BOB) == [("s", "refused")]
+    assert chronicle.found("x@y.example") == [("s", "refused")]
+    assert chronicle.found("s") == [("q2", "waiting"), ("q1", "waiting"), ("s", "refused")]
+    assert chronicle.found(refused=True) == [("s", "refused")]
+
+
+def test_a_login_that_failed_is_a_refusal(chronicle: Chronicle) -> None:
+    chronicle.tell("login_refused", "s", login=ALICE, mechanism="PLAIN", peer="192.0.2.9", reply="535 5.7.8 No")
+    assert chronicle.found("192.0.2.9", refused=True) == [("s", "refused")]
+    assert "`mailhub user passwd LOGIN`" in chronicle.text(ALICE)
+
+
+def test_times_and_numbers_are_limits(chronicle: Chronicle) -> None:
+    for number in range(5):
+        chronicle.tell("queued", f"s{number}", f"q{number}", 100.0, reverse_path=ANN, recipients=[ALICE], size=1)
+    assert [found for found, _ in chronicle.found(ALICE, since=NOON + 250, until=NOON + 450)] == ["q3", "q2"]
+    answer = chronicle.ask(ALICE, limit=2)
+    assert ([story.id for story in answer.stories], answer.is_cut) == (["q4", "q3"], True)
+    assert not chronicle.ask(ALICE, limit=5).is_cut
+
+
+def test_a_notification_is_a_story_of_its_own(chronicle: Chronicle) -> None:
+    chronicle.queued("s", "q1", "gone@far.example", sender=ALICE)
+    chronicle.tell(
+        "attempted", "s", "q1", route="far.example", recipients=["gone@far.example"], why="MX of far.example"
+    )
+    chronicle.tell(
+        "failed", "s", "q1", recipient="gone@far.example", reply="550 5.1.1 Who?", detail="RCPT, mx.far.example"
+    )
+    chronicle.tell(
+        "notified", "", "q1", reverse_path=ALICE, action="failed", recipients=["gone@far.example"], notification="d1"
+    )
+    chronicle.delivered("", "d1", ALICE)
+    assert chronicle.found("q1") == [("q1", "failed")]
+    (story,) = chronicle.ask("d1").stories
+    assert (story.id, story.verdict, story.sender, story.recipients) == ("d1", "delivered", "<>", (ALICE,))
+    assert "made" in chronicle.text("d1")
+
+
+def test_a_story_goes_on_over_many_pages(chronicle: Chronicle) -> None:
+    chronicle.tell("connected", "s", peer="192.0.2.1")
+    chronicle.refused("s", BOB)
+    for number in range(1500):
+        chronicle.queued(f"t{number}", f"r{number}", "other@example.test", sender="x@y.example")
+    chronicle.queued("s", "q", ALICE)
+    for number in range(1500):
+        chronicle.queued(f"u{number}", f"v{number}", "other@example.test", sender="x@y.example")
+    chronicle.delivered("s", "q", ALICE)
+    for asked in ("q", BOB, ALICE):
+        (story,) = chronicle.ask(asked).stories
+        assert [event.kind for event in story.events] == [
+            "connected",
+            "refused",
+            "queued",
+            "attempted",
+            "delivered",
+            "removed",
+        ], asked
+
+
+# --- how it is told ------------------------------------------------------------------------------------------------
+
+
+def test_a_delivered_message(chronicle: Chronicle) -> None:
+    hello = "mx.elsewhere.example"
+    chronicle.tell(
+        "greeted", "mta-1", peer="192.0.2.1", verb="EHLO", hello=hello, tls="TLSv1.3", cipher="AES", seconds=0.5
+    )
+    chronicle.tell(
+        "opinion",
+        "mta-1",
+        after=0.5,
+        policy="local_domains",
+        key=STANDS,
+        stage="recipient",
+        opinion=FOUND,
+        milliseconds=0.03,
+        shadow=False,
+        peer="192.0.2.1",
+        reverse_path=ANN,
+        recipient="team@example.test",
+    )
+    chronicle.tell(
+        "resolved", "mta-1", after=0.0, recipient="team@example.test", steps=["team@example.test -> alice@example.test"]
+    )
+    chronicle.queued("mta-1", "3k9f", ALICE, message_id="<1@elsewhere.example>")
+    chronicle.delivered("mta-1", "3k9f", ALICE)
+    assert chronicle.text("3k9f") == golden("delivered")
+
+
+def test_a_refused_recipient(chronicle: Chronicle) -> None:
+    chronicle.tell(
+        "opinion",
+        "mta-2",
+        policy="greylist",
+        key="mta.policy[0]",
+        stage="recipient",
+        opinion="450 4.7.1 Greylisted, please try again in a few minutes",
+        milliseconds=2.4,
+        shadow=False,
+        peer="192.0.2.1",
+        reverse_path=ANN,
+        recipient=ALICE,
+    )
+    chronicle.refused(
+        "mta-2", ALICE, "450 4.7.1 Greylisted, please try again in a few minutes", by="greylist", reverse_path=ANN
+    )
+    assert chronicle.text(ALICE) == golden("refused")
+
+
+def test_a_message_that_goes_out_at_the_second_attempt(chronicle: Chronicle) -> None:
+    chronicle.tell("logged_in", "msa-3", login=ALICE, mechanism="SCRAM-SHA-256", peer="198.51.100.7")
+    chronicle.queued("msa-3", "4mm", "joe@far.example", sender=ALICE)
+    way: dict[str, Any] = {"route": "far.example", "recipients": ["joe@far.example"], "why": "MX of far.example (DNS)"}
+    there: dict[str, Any] = {"host": "mx.far.example", "address": "203.0.113.5", "port": 25, "recipients": 1}
+    chronicle.tell("attempted", "msa-3", "4mm", 0.01, **way, tls="may", tls_source="by default")
+    busy = "451 4.7.1 Come back later"
+    chronicle.tell("tried", "msa-3", "4mm", 0.7, **there, reply=busy, seconds=0.69, tls="TLSv1.3", cipher="AES")
+    chronicle.tell(
+        "deferred",
+        "msa-3",
+        "4mm",
+        0.0,
+        recipient="joe@far.example",
+        reply=busy,
+        detail="RCPT",
+        next_attempt_at=NOON + 300,
+    )
+    chronicle.tell("attempted", "msa-3", "4mm", 13 * 3600, **way, tls="may", tls_source="by default")
+    chronicle.tell("tried", "msa-3", "4mm", 0.3, **there, reply="250 2.0.0 Ok", seconds=0.29, reused=True)
+    chronicle.tell(
+        "delivered", "msa-3", "4mm", 0.0, recipient="joe@far.example", reply="250 2.0.0 Ok", remote="mx.far.example"
+    )
+    assert chronicle.text("4mm") == golden("second-attempt")
+
+
+def test_a_rule_in_the_shadow_and_one_that_fails(chronicle: Chronicle) -> None:
+    facts: dict[str, Any] = {"stage": "sender", "milliseconds": 0.1, "reverse_path": ANN}
+    chronicle.tell("opinion", "s", policy="new", key="mta.policy[1]", opinion="550 5.7.1 No", shadow=True, **facts)
+    chronicle.tell(
+        "policy_failed",
+        "s",
+        policy="old",
+        key="mta.policy[2]",
+        opinion="451 4.3.0 Failed",
+        shadow=False,
+        error="KeyError: 'x'",
+        **facts,
+    )
+    chronicle.tell("refused", "s", stage="MAIL", reply="451 4.3.0 Failed", by="old", reverse_path=ANN, peer="192.0.2.1")
+    text = chronicle.text("s")
+    assert "in shadow  at MAIL by new (mta.policy[1]), which would say 550 5.7.1 No\n" in text
+    assert (
+        "sender <ann@elsewhere.example> at MAIL from 192.0.2.1 by old (mta.policy[2], which failed: KeyError: 'x')"
+        in text
+    )
+    assert "The rule old (mta.policy[2]) failed." in text
+
+
+def test_whatever_strangers_wrote_one_event_is_one_line_and_no_command(chronicle: Chronicle) -> None:
+    evil = "x\x1b[2J\r\n> 12:00:00.000 delivered\u202e\u2028y"
+    chronicle.tell("connected", "s", peer="192.0.2.1", ptr=evil)
+    chronicle.refused("s", f"{evil}`id`@example.test", f"550 5.1.1 {evil}", cause=evil, reverse_path=evil)
+    chronicle.queued("s", "q", f"{evil}@example.test", sender=evil, message_id=f"<{evil}>")
+    for kind in ("deferred", "failed", "delivered", evil):
+        chronicle.tell(kind, "s", "q", recipient=f"{evil}@example.test", reply=f"450 4.2.0 {evil}", detail=evil)
+    chronicle.tell("opinion", "s", "q", policy=evil, key=evil, stage=evil, opinion=evil)
+    (story,) = chronicle.ask("q").stories
+    out = [line for line, _ in told(story)] + ["".join(entry(story))]
+    assert all(line.isprintable() for line in out)
+    assert len([line for line in out if line.startswith(">")]) == 2
+
+
+def test_a_hint_that_is_a_command_is_safe_to_copy(chronicle: Chronicle) -> None:
+    chronicle.refused("s", "a`id`$(id)@example.test")
+    assert "`mailhub user add 'a`id`$(id)@example.test'` makes a mailbox" in " ".join(chronicle.text("s").split())
+
+
+def test_events_of_another_version_are_told_as_they_are() -> None:
+    event = Told(NOON, "queued", "s", "q", {"recipients": 7, "colour": "blue"})
+    lines_told = [line for line, _ in told(Story("q", (event,)))]
+    assert any("colour blue" in line for line in lines_told)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0004, "0 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (59.9, "59.9 s"),
+        (59.96, "1 m"),
+        (250, "4 m 10 s"),
+        (7500, "2 h 5 m"),
+        (86400 * 3 + 4 * 3600, "3 d 4 h"),
+        (-2, "-2.0 s"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
