@@ -148,7 +148,7 @@ class Receiver:
     def _record_hello(self, session: Session) -> None:
         """Who it is; for most sessions all that is told of them beside their mail."""
         assert session.hello is not None
-        facts: dict[str, object] = {"peer": session.peer.ip, "verb": session.hello.verb, "hello": session.hello.name}
+        facts: dict[str, Any] = {"peer": session.peer.ip, "verb": session.hello.verb, "hello": session.hello.name}
         if session.tls is not None:
             facts["tls"], facts["cipher"] = session.tls.version, session.tls.cipher
         seconds = round(self.reception.clock.seconds() - self._connected_at, 3)
