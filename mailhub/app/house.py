@@ -243,7 +243,7 @@ def receptions(house: House, config: Config) -> Mapping[str, Reception]:
             config.rules(role),
             config.standing_options,
             discovery,
-            lambda name, role=role: _policy_hub(house, role, name),  # type: ignore[misc]
+            lambda name, role=role: policy_hub(house, role, name),  # type: ignore[misc]
             config.source,
         )
         problems += wrong
@@ -256,7 +256,7 @@ def receptions(house: House, config: Config) -> Mapping[str, Reception]:
 def set_routes(house: House, config: Config) -> None:
     """Where mail goes out to, and with which passwords.  Raises ConfigError, and then nothing has changed."""
     plan, credentials = outbound.plan(config), outbound.credentials(config)
-    policies = outbound.route_policies(config, lambda name: _policy_hub(house, "outbound", name))
+    policies = outbound.route_policies(config, lambda name: policy_hub(house, "outbound", name))
     house.outside.renew(plan, policies)
     house.relay.outside.credentials = credentials
 
@@ -306,7 +306,8 @@ def offer(config: Config) -> Offer:
     )
 
 
-def _policy_hub(house: House, role: str, name: str) -> PolicyHub:
+def policy_hub(house: House, role: str, name: str) -> PolicyHub:
+    """What the policy of this name may use, in this role."""
     return PolicyHub(
         hostname=house.config.hostname,
         role=role,

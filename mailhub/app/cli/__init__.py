@@ -31,7 +31,9 @@ COMMANDS = {
     "queue": "See and steer what waits.",
     "sendmail": "Send a message from this host, as programs expect it.",
     "why": "Tell the story of a message, and why it went as it did.",
+    "simulate": "Tell what would become of a mail; send and store nothing.",
     "plugins": "List the policies that can be configured.",
+    "demo": "Show six mails on a hub that is made for it, and removed again.",
 }
 
 #: Names of other mail systems' programs, and the options of sendmail that they stand for.
