@@ -94,10 +94,14 @@ class Smtp:
 
 @dataclass(frozen=True, slots=True)
 class Nowhere:
-    """No way there: a permanent reply fails the recipient, a transient one defers it.  `why` is the private cause."""
+    """No way there: a permanent reply fails the recipient, a transient one defers it.  `why` is the private cause.
+
+    `pace` is that of the way which leads nowhere now: how often it is looked at again, and until when.
+    """
 
     reply: Reply
     why: str = field(default="", compare=False)
+    pace: Pace = field(default=USUAL_PACE, compare=False)
 
 
 Route: TypeAlias = Local | Lmtp | Smtp | Nowhere

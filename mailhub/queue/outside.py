@@ -168,7 +168,7 @@ class OutsideRouter:
             self._resolver, domain, self._chance, self._ourselves, port=plan.mx_port, ipv6=plan.ipv6
         )
         if isinstance(found, Nowhere):
-            return found, False
+            return replace(found, pace=way.pace), False
         left = found.expires_at - self._clock.seconds()
         source = f"DNS, good for {left:.0f} s" if left > 0 else "DNS"
         words = {"MX": f"MX of {domain} ({source})", "address": f"{domain} itself, without MX ({source})"}
@@ -187,9 +187,9 @@ class OutsideRouter:
             return Lmtp(to.endpoint, (Host("", to.host, 0),), way.tls, way.tls_source, way.pace, why)
         hosts = await host_addresses(self._resolver, to.host, to.port, ipv6=self._plan.ipv6)
         if isinstance(hosts, ResolutionDeferred):
-            return Nowhere(NOT_NOW, f"{why}: {hosts}")
+            return Nowhere(NOT_NOW, f"{why}: {hosts}", way.pace)
         if not hosts:
-            return Nowhere(NO_NEXT_HOP, f"{why}: {to.host} has no address")
+            return Nowhere(NO_NEXT_HOP, f"{why}: {to.host} has no address", way.pace)
         if to.protocol == "lmtp":
             return Lmtp(to.endpoint, hosts, way.tls, way.tls_source, way.pace, why)
         return Smtp(str(to), hosts, way.tls, way.login, to.protocol == "smtps", way.tls_source, way.pace, why)

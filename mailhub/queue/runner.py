@@ -509,7 +509,7 @@ _NO_FACTS: Mapping[str, object] = {}
 
 
 def _pace(route: Route) -> Pace:
-    return route.pace if isinstance(route, Lmtp | Smtp) else USUAL_PACE
+    return USUAL_PACE if isinstance(route, Local) else route.pace
 
 
 def _told(route: Route) -> str:

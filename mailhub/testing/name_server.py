@@ -53,7 +53,7 @@ class NameServer:
             with self._lock:
                 known = self._records.setdefault((made.name, made.rdtype), made)
                 if known is not made:
-                    known.update(made)
+                    known.update(made)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         # The thread waits for a datagram; this is the last one.

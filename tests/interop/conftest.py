@@ -1,9 +1,9 @@
 """Somebody else's mail servers, each alone with its own files, on a high port of this machine.
 
-Postfix, Exim and OpenSMTPD cannot be installed side by side, so `tests/interop/install` only unpacks them.  Here each
-one is started in a mount namespace of its own, where its programs lie over /usr, its configuration and users over
-/etc, and /run, /var/lib and /var/spool are empty file systems in memory; and in a process namespace of its own, so
-that with its first process all of it is gone, children that went into the background included.
+Mail servers cannot be installed side by side, so `tests/interop/install` only unpacks them.  Here each one is started
+in a mount namespace of its own, where its programs lie over /usr, its configuration and users over /etc, and /run,
+/var/lib and /var/spool are empty file systems in memory; and in a process namespace of its own, so that with its first
+process all of it is gone, children that went into the background included.
 
 The rule this file keeps: nothing outside of the namespace and of the test's own directory changes, and what cannot be
 tried here is skipped with the reason and the command that would help.
@@ -24,6 +24,7 @@ from shlex import quote
 from typing import Any
 
 import pytest
+import trustme
 
 CACHE = Path(
     os.environ.get("MAILHUB_INTEROP")
@@ -80,6 +81,7 @@ proxymap unix - - n - - proxymap
 smtp unix - - n - - smtp
 relay unix - - n - - smtp
 lmtp unix - - n - - lmtp
+virtual unix - n n - - virtual
 error unix - - n - - error
 retry unix - - n - - error
 anvil unix - - n - 1 anvil
@@ -89,6 +91,17 @@ postlog unix-dgram n - n - 1 postlogd
 POSTFIX_TLS = """
 smtp_tls_security_level = verify
 smtp_tls_CAfile = /etc/hub.pem
+"""
+
+#: Behind the lines above.  /var/log is a directory of the test; what arrives there is a Maildir.
+RECEIVING_POSTFIX = """
+virtual_mailbox_domains = far.example
+virtual_mailbox_base = /var/log
+virtual_mailbox_maps = static:mail/
+virtual_uid_maps = static:61001
+virtual_gid_maps = static:61001
+virtual_destination_recipient_limit = 1
+relay_domains =
 """
 
 EXIM = """
@@ -138,6 +151,46 @@ EXIM_TLS = f"""
   tls_verify_cert_hostnames = {HUB_NAME}
 """
 
+RECEIVING_EXIM = """
+primary_hostname = exim.example
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+spool_directory = /var/spool/exim4
+log_file_path = /var/log/exim-%s.log
+host_lookup =
+rfc1413_query_timeout = 0s
+notifier_socket =
+smtp_accept_max = 100
+smtp_accept_queue_per_connection = 0
+tls_advertise_hosts =
+deliver_drop_privilege = true
+keep_environment =
+acl_smtp_rcpt = accept
+
+begin acl
+
+accept:
+  accept
+
+begin routers
+
+here:
+  driver = accept
+  transport = here
+
+begin transports
+
+here:
+  driver = appendfile
+  maildir_format
+  directory = /var/log/mail
+  create_directory
+  delivery_date_add
+  envelope_to_add
+  return_path_add
+  user = Debian-exim
+"""
+
 OPENSMTPD = """
 smtp limit max-mails 10000
 # Otherwise it opens one connection every five seconds.
@@ -145,6 +198,47 @@ mta limit conn-delay-route 0 conn-delay-relay 0 max-conn-per-route 20 max-conn-p
 listen on 127.0.0.1 port {port} hostname opensmtpd.example
 action "hub" relay helo opensmtpd.example host {scheme}://{hub}:{next_port}{tls}
 match from any for any action "hub"
+"""
+
+RECEIVING_OPENSMTPD = """
+smtp limit max-mails 10000
+table people {{ "@far.example" = "mail" }}
+listen on 127.0.0.1 port {port} hostname opensmtpd.example
+action "here" maildir "/var/log/mail" virtual <people>
+match from any for domain "far.example" action "here"
+"""
+
+#: It wants a certificate, and a port for submissions; its own user is whoever starts it.
+CHASQUID = """
+hostname: "chasquid.example"
+smtp_address: "127.0.0.1:{port}"
+submission_address: "127.0.0.1:{submission_port}"
+submission_over_tls_address: "127.0.0.1:{tls_port}"
+data_dir: "/var/lib/chasquid"
+mail_log_path: "<stderr>"
+"""
+#: What is delivered appears in the Maildir whole.  Its process ids are those of a new namespace, and do not come again.
+CHASQUID_KEEP = """#!/bin/sh
+cat >/var/log/mail/tmp/$$ && mv /var/log/mail/tmp/$$ /var/log/mail/new/
+"""
+
+RECEIVING_DOVECOT = """
+protocols = lmtp
+mail_location = maildir:/var/log/mail
+mail_max_lock_timeout = 30s
+service lmtp {{
+  inet_listener lmtp {{
+    port = {port}
+  }}
+}}
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+userdb {{
+  driver = static
+  args = uid=mail gid=mail home=/run/home
+}}
 """
 
 DOVECOT = """
@@ -171,6 +265,11 @@ class Peer:
     port: int
     process: subprocess.Popen[bytes]
     directory: Path
+
+    def inbox(self) -> list[Path]:
+        """The messages that one of Peers.receiver has, in whatever order."""
+        new = self.directory / "log" / "mail" / "new"
+        return list(new.iterdir()) if new.is_dir() else []
 
     def told(self) -> str:
         """Its log so far: what it wrote to its standard output, and into files."""
@@ -208,19 +307,19 @@ class Peers:
         script = "mkdir -p /var/lib/postfix /var/spool/postfix && chown postfix /var/lib/postfix; postfix start-fg"
         return self._start("postfix", place, port, files, script, certificate)
 
-    def exim(self, next_port: int, certificate: Path | None = None) -> Peer:
-        """An Exim that hands all mail to `next_port`."""
+    def exim(self, next_port: int, certificate: Path | None = None, text: str = EXIM) -> Peer:
+        """An Exim that hands all mail to `next_port`, or does what `text` says."""
         place, port = self._place("exim"), free_port()
         tls = EXIM_TLS if certificate is not None else "  hosts_avoid_tls = *"
-        files = {"exim4/exim4.conf": EXIM.format(port=port, next_port=next_port, hub=HUB_NAME, tls=tls)}
+        files = {"exim4/exim4.conf": text.format(port=port, next_port=next_port, hub=HUB_NAME, tls=tls)}
         script = "mkdir /var/spool/exim4 && chown Debian-exim: /var/spool/exim4; exim4 -bdf"
         return self._start("exim", place, port, files, script, certificate)
 
-    def opensmtpd(self, next_port: int, certificate: Path | None = None) -> Peer:
-        """An OpenSMTPD that hands all mail to `next_port`."""
+    def opensmtpd(self, next_port: int, certificate: Path | None = None, text: str = OPENSMTPD) -> Peer:
+        """An OpenSMTPD that hands all mail to `next_port`, or does what `text` says."""
         place, port = self._place("opensmtpd"), free_port()
         scheme, tls = ("smtp+notls", "") if certificate is None else ("smtp+tls", " tls no-verify")
-        text = OPENSMTPD.format(port=port, next_port=next_port, hub=HUB_NAME, scheme=scheme, tls=tls)
+        text = text.format(port=port, next_port=next_port, hub=HUB_NAME, scheme=scheme, tls=tls)
         script = "mkdir -p /var/lib/opensmtpd/empty; smtpd -d"
         return self._start("opensmtpd", place, port, {"smtpd.conf": text}, script, certificate)
 
@@ -234,6 +333,52 @@ class Peers:
             # Its owner is whoever the hub runs as; in the copy it is whoever Dovecot reads mail as.
             script = f"cp -a {quote(str(mail))} /run/mail && chown -R mail:mail /run/mail; {script}"
         return self._start("dovecot", place, port, {"dovecot-private.conf": DOVECOT + configuration}, script)
+
+    def receiver(self, name: str) -> Peer:
+        """A server of this name that keeps all mail for far.example, see Peer.inbox; "dovecot" speaks LMTP."""
+        match name:
+            case "postfix":
+                return self.postfix(0, more=RECEIVING_POSTFIX)
+            case "exim":
+                return self.exim(0, text=RECEIVING_EXIM)
+            case "opensmtpd":
+                return self.opensmtpd(0, text=RECEIVING_OPENSMTPD)
+            case "dovecot":
+                port = free_port()
+                return self.dovecot(RECEIVING_DOVECOT.format(port=port), port)
+            case "chasquid":
+                return self.chasquid()
+        raise ValueError(name)
+
+    def chasquid(
+        self,
+        certificate: bytes | None = None,
+        key: bytes | None = None,
+        login: str = "",
+        password: str = "",
+        submission_port: int = 0,
+        tls_port: int = 0,
+    ) -> Peer:
+        """A chasquid that keeps all mail for far.example, and takes more from who logs in on its other ports."""
+        place, port = self._place("chasquid"), free_port()
+        if certificate is None or key is None:
+            issued = trustme.CA().issue_cert("chasquid.example")
+            certificate, key = issued.cert_chain_pems[0].bytes(), issued.private_key_pem.bytes()
+        files = {
+            "chasquid/chasquid.conf": CHASQUID.format(
+                port=port, submission_port=submission_port or free_port(), tls_port=tls_port or free_port()
+            ),
+            "chasquid/keep": CHASQUID_KEEP,
+            "chasquid/certs/chasquid.example/fullchain.pem": certificate.decode(),
+            "chasquid/certs/chasquid.example/privkey.pem": key.decode(),
+            "chasquid/domains/far.example/aliases": "alice: | /run/chasquid/keep\nbob: | /run/chasquid/keep\n",
+        }
+        # Its database of users lies in its configuration, and /etc can only be read.
+        script = "cp -a /etc/chasquid /run/chasquid && chmod 755 /run/chasquid/keep && mkdir -p /var/lib/chasquid; "
+        script += "mkdir -p /var/log/mail/tmp /var/log/mail/new; "
+        if login:
+            script += f"chasquid-util -C=/run/chasquid user-add {quote(login)} --password={quote(password)}; "
+        return self._start("chasquid", place, port, files, script + "chasquid -config_dir=/run/chasquid")
 
     def stop(self) -> None:
         for peer in self.running:
@@ -263,7 +408,7 @@ class Peers:
     ) -> Peer:
         """Run the script in namespaces of its own, and wait until something answers on the port."""
         for path, text in {**files, **users(), "hosts": f"127.0.0.1 localhost {HUB_NAME}\n"}.items():
-            (place / "etc" / path).parent.mkdir(exist_ok=True)
+            (place / "etc" / path).parent.mkdir(parents=True, exist_ok=True)
             (place / "etc" / path).write_text(text)
         if certificate is not None:
             (place / "etc" / "hub.pem").write_bytes(certificate.read_bytes())
