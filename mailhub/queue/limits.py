@@ -111,6 +111,7 @@ class Limits:
         self._taken: dict[str, int] = {}
         self._waiting: dict[str, WaitingLine] = {}
         self._windows: OrderedDict[str, _Window] = OrderedDict()
+        self._admitting: set[str] = set()
 
     # --- places ------------------------------------------------------------------------------------------------
 
@@ -168,17 +169,27 @@ class Limits:
             self._admit(destination)
 
     def _admit(self, destination: str) -> None:
-        """Let in who waits, as far as there is room and the rate allows it."""
-        line = self._waiting[destination]
-        window = self._window(destination)
-        while line and self._taken.get(destination, 0) < window.size:
-            if window.interval and not self._is_time(window):
-                self._wake(destination, window)
-                return
-            self._taken[destination] = self._taken.get(destination, 0) + 1
-            line.next().callback(None)
-        if not line and self._waiting.get(destination) is line:
-            del self._waiting[destination]
+        """Let in who waits, as far as there is room and the rate allows it.
+
+        Who is let in may leave before the call returns, and so come here again: then the loop that runs already goes
+        on, and the line is no recursion, however long it is.
+        """
+        if destination in self._admitting:
+            return
+        self._admitting.add(destination)
+        try:
+            line = self._waiting[destination]
+            window = self._window(destination)
+            while line and self._taken.get(destination, 0) < window.size:
+                if window.interval and not self._is_time(window):
+                    self._wake(destination, window)
+                    break
+                self._taken[destination] = self._taken.get(destination, 0) + 1
+                line.next().callback(None)
+            if not line:
+                del self._waiting[destination]
+        finally:
+            self._admitting.discard(destination)
 
     # --- rates -------------------------------------------------------------------------------------------------
 

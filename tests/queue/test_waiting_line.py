@@ -83,3 +83,17 @@ def test_bulk_leaves_room_in_the_line_for_small_mail() -> None:
     assert limits.enter("a")
     assert [limits.wait("a", "list", bulk=True) is None for _ in range(3)] == [False, False, True]
     assert limits.wait("a", "ann") is not None
+
+
+def test_a_long_line_of_those_who_leave_at_once_is_no_recursion() -> None:
+    limits = Limits(per_destination_max=1, waiting_max=5000)
+    assert limits.enter("a")
+    served = []
+    for number in range(5000):
+        turn = limits.wait("a", "ann")
+        assert turn is not None
+        turn.addCallback(lambda _, number=number: (served.append(number), limits.leave("a")))
+    limits.leave("a")
+    assert served == list(range(5000))
+    assert limits.taken("a") == 0
+    assert not limits._waiting
