@@ -105,7 +105,9 @@ def test_the_commands_of_the_readme_are_there() -> None:
 
 
 def test_make_help_lists_every_target_for_people() -> None:
-    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True).stdout
+    told = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    ).stdout
     assert [line.split()[0] for line in told.splitlines()] == list(targets())
 
 
