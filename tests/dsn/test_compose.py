@@ -442,3 +442,9 @@ def test_one_action_at_a_time() -> None:
 
 def test_there_is_advice_for_everything() -> None:
     assert all(advice(EnhancedStatus(5, subject, detail)).endswith(".") for subject in range(9) for detail in range(30))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_it_is_protected_on_its_way_as_its_cause_was_to_be(wanted: bool) -> None:
+    # RFC 8689 section 5: it tells of what was to be protected.
+    assert tell(failed(), about=envelope(requiretls=wanted)).parameters.requiretls is wanted

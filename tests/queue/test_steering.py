@@ -41,8 +41,12 @@ class Bench:
         self.told: list[tuple[str, list[Recipient], bytes | None]] = []
         self.cannot_tell = False
         self.in_queue_when_told: list[bool] = []
-        self.steering = Steering(self.spool, self.clock, self.history, self.tell)
+        self.tried_again = 0
+        self.steering = Steering(self.spool, self.clock, self.history, self.tell, self.try_again)
         Deferred.fromCoroutine(self.spool.open())
+
+    def try_again(self) -> None:
+        self.tried_again += 1
 
     async def tell(self, envelope: Envelope, recipients: Sequence[Recipient], content: IContent) -> Sequence[Recipient]:
         if self.cannot_tell:
@@ -105,6 +109,13 @@ def test_retry_makes_it_due_now(bench: Bench) -> None:
     assert two in bench.steer(Operation.RETRY)
     assert bench.due() == [two]
     assert bench.history.kinds() == ["retried", "retried"]
+
+
+def test_what_is_made_due_is_tried_even_where_a_host_is_remembered_as_dead(bench: Bench) -> None:
+    queue_id = bench.commit(BOB)
+    for operation in (Operation.HOLD, Operation.RELEASE, Operation.RETRY, Operation.DROP):
+        bench.steer(operation, queue_id)
+    assert bench.tried_again == 2  # by release and by retry
 
 
 def test_hold_and_release(bench: Bench) -> None:
