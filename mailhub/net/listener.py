@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailhub.net.descriptors import Descriptors
+from mailhub.net.prompt import make_prompt
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort, IProtocol
@@ -189,6 +190,7 @@ class Listener(Service):
         if isinstance(port, FileDescriptor):
             port.stopReading()  # type: ignore[no-untyped-call] # until startService
         _set_no_delay(port)
+        make_prompt(port)
         if endpoint.kind == "unix" and self._owner is not None and os.geteuid() == 0:
             os.chown(endpoint.place, *self._owner, follow_symlinks=False)
         return port
