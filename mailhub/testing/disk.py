@@ -28,6 +28,13 @@ class WatchedFile:
         self._disk.note("fsync", self._path)
         self._inner.fsync()
 
+    def file_system(self) -> int | None:
+        return self._inner.file_system()
+
+    def sync_file_system(self) -> None:
+        self._disk.note("sync_file_system", self._path)
+        self._inner.sync_file_system()
+
     def close(self) -> None:
         self._inner.close()
 

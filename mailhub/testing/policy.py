@@ -105,6 +105,12 @@ class _File:
     def fsync(self) -> None:
         pass
 
+    def file_system(self) -> int | None:
+        return None
+
+    def sync_file_system(self) -> None:
+        pass
+
     def read(self, octets_max: int) -> bytes:
         octets, self._left = self._left[:octets_max], self._left[octets_max:]
         return octets

@@ -87,3 +87,51 @@ def test_only_the_disk_synchronizes() -> None:
     call = re.compile(r"\bos\.(fsync|fdatasync|sync)\b|F_FULLFSYNC")
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if call.search(path.read_text())}
     assert found == {"store/disk.py"}
+
+
+def test_a_file_system_is_synced_as_a_whole_only_where_it_can_be_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = RealDisk().create(str(tmp_path / "file"))
+    for kind, number in ((0xEF53, tmp_path.stat().st_dev), (0x58465342, tmp_path.stat().st_dev), (0x65735546, None)):
+        monkeypatch.setattr(disk_module, "_type_of_file_system", lambda descriptor, kind=kind: kind)
+        assert file.file_system() == number
+    file.close()
+    monkeypatch.setattr(disk_module, "_type_of_file_system", lambda descriptor: 0xEF53)
+    assert file.file_system() is None  # it is closed
+
+
+def test_the_kernel_is_asked_for_the_type() -> None:
+    """The type of /proc is the same everywhere."""
+    with open("/proc/self/status") as status:
+        assert disk_module._type_of_file_system(status.fileno()) == 0x9FA0
+    assert RealDisk().open("/proc/self/status").file_system() is None
+
+
+def test_a_failed_sync_of_the_file_system_is_never_a_success_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = RealDisk().create(str(tmp_path / "file"))
+    file.write(b"lost")
+    file.sync_file_system()
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "planted")
+
+    monkeypatch.setattr(disk_module, "_synchronize_file_system", broken)
+    with pytest.raises(OSError, match="planted"):
+        file.sync_file_system()
+    monkeypatch.undo()
+    for sync in (file.sync_file_system, file.fsync):
+        with pytest.raises(OSError, match="earlier"):
+            sync()
+    file.close()
+    with pytest.raises(OSError, match="earlier"):
+        file.sync_file_system()
+
+
+def test_a_sync_of_what_is_no_file_is_an_error(tmp_path: Path) -> None:
+    file = RealDisk().create(str(tmp_path / "file"))
+    file.close()
+    with pytest.raises(OSError, match="Bad file"):
+        file.sync_file_system()

@@ -45,6 +45,12 @@ class BytesFile:
     def fsync(self) -> None:
         raise OSError(errno.EBADF, "for reading")
 
+    def file_system(self) -> int | None:
+        return None
+
+    def sync_file_system(self) -> None:
+        raise OSError(errno.EBADF, "for reading")
+
     def close(self) -> None:
         pass
 
@@ -82,16 +88,26 @@ class TracedFile:
     def fsync(self) -> None:
         self.disk.call("fsync", self.path, self.file.fsync)
 
+    def file_system(self) -> int | None:
+        return self.disk.system(self.path)
+
+    def sync_file_system(self) -> None:
+        self.disk.call("sync_file_system", self.path, lambda: None)
+
     def close(self) -> None:
         self.file.close()
 
 
 @implementer(IDisk)
 class TracedDisk:
-    """A real disk that keeps a trace of what changes it, and can fail or die at one call."""
+    """A real disk that keeps a trace of what changes it, and can fail or die at one call.
 
-    def __init__(self) -> None:
+    `system` names the file system of a path, if it can be synced as a whole.
+    """
+
+    def __init__(self, system: Callable[[str], int | None] = lambda path: None) -> None:
         self.real = RealDisk()
+        self.system = system
         self.trace: list[tuple[str, ...]] = []
         self.fail_at = -1
         self.fault: BaseException = OSError(errno.EIO, "planted")
@@ -379,11 +395,18 @@ def assert_durable(trace: Sequence[tuple[str, ...]], path: str) -> None:
     renamed = next(number for number, call in enumerate(trace) if call[0] == "rename" and call[2] == path)
     tmp = trace[renamed][1]
     written = max(number for number, call in enumerate(trace) if call == ("write", tmp))
-    synced = trace.index(("fsync", tmp))
-    named = max(
-        (number for number, call in enumerate(trace) if call == ("fsync_directory", os.path.dirname(path))), default=-1
-    )
-    assert written < synced < renamed < named
+    synced = [
+        number
+        for number, call in enumerate(trace)
+        if written < number < renamed and (call == ("fsync", tmp) or call[0] == "sync_file_system")
+    ]
+    named = [
+        number
+        for number, call in enumerate(trace)
+        if number > renamed and (call == ("fsync_directory", os.path.dirname(path)) or call[0] == "sync_file_system")
+    ]
+    assert synced
+    assert named
 
 
 def test_file_and_name_are_on_disk_before_success(store: MaildirStore, disk: TracedDisk, tmp_path: Path) -> None:
@@ -432,6 +455,48 @@ def test_a_batch_shares_the_fsync_of_a_directory(store: MaildirStore, disk: Trac
     steps = [call[0] for call in disk.trace]
     assert steps.count("fsync_directory") == 2
     assert steps.index("fsync") > max(number for number, step in enumerate(steps) if step == "write")
+
+
+def test_a_batch_on_one_file_system_is_synced_as_a_whole_once_for_contents_and_once_for_names(
+    clock: Clock, tmp_path: Path
+) -> None:
+    disk = TracedDisk(lambda path: 7)
+    store = MaildirStore(disk, clock, str(tmp_path), TEMPLATE, "host")
+    put(store)
+    put(store, mailbox=BOB)
+    disk.trace.clear()
+    deliveries = [Delivery(BOB if n % 4 == 0 else ALICE, f"b{n}", NOW, PREFIX, Content(HELLO)) for n in range(12)]
+    paths = store.deliver_all(deliveries)
+    for path in paths:
+        assert_durable(disk.trace, str(tmp_path / str(path)))
+    steps = [call[0] for call in disk.trace]
+    assert steps == ["create", "write"] * 12 + ["sync_file_system"] + ["rename"] * 12 + ["sync_file_system"]
+    # By a file that was open before any was written: the kernel tells a file of the errors since it was opened.
+    assert {call[1] for call in disk.trace if call[0] == "sync_file_system"} == {disk.trace[0][1]}
+
+
+def test_file_systems_are_synced_each_for_itself_and_what_cannot_be_relied_on_file_by_file(
+    clock: Clock, tmp_path: Path
+) -> None:
+    disk = TracedDisk(lambda path: None if "alice" in path else 7)
+    store = MaildirStore(disk, clock, str(tmp_path), TEMPLATE, "host")
+    put(store)
+    put(store, mailbox=BOB)
+    disk.trace.clear()
+    deliveries = [Delivery(BOB if n % 2 else ALICE, f"b{n}", NOW, PREFIX, Content(HELLO)) for n in range(12)]
+    paths = store.deliver_all(deliveries)
+    for path in paths:
+        assert_durable(disk.trace, str(tmp_path / str(path)))
+    assert sum(call[0] == "fsync" and "alice" in call[1] for call in disk.trace) == 6
+    assert not [call for call in disk.trace if call[0] == "fsync" and "bob" in call[1]]
+    assert sum(call[0] == "sync_file_system" and "bob" in call[1] for call in disk.trace) == 2
+
+
+def test_a_few_messages_are_not_worth_a_sync_of_the_file_system(clock: Clock, tmp_path: Path) -> None:
+    disk = TracedDisk(lambda path: 7)
+    store = MaildirStore(disk, clock, str(tmp_path), TEMPLATE, "host")
+    store.deliver_all([Delivery(ALICE, f"b{n}", NOW, PREFIX, Content(HELLO)) for n in range(maildir.COMPANY_MIN - 1)])
+    assert not [call for call in disk.trace if call[0] == "sync_file_system"]
 
 
 def test_threads_deliver_into_one_new_mailbox_at_once(clock: Clock, tmp_path: Path, home: Path) -> None:
@@ -556,13 +621,14 @@ ALL_STORED = {delivery.key: [as_stored(delivery)] for delivery in MESSAGES}
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("system", [None, 7])
 def test_a_fault_at_any_call_means_delivered_or_nothing(
-    clock: Clock, tmp_path: Path, code: int, is_known: bool
+    clock: Clock, tmp_path: Path, code: int, is_known: bool, system: int | None
 ) -> None:
     for fail_at in range(200):
         root = tmp_path / str(fail_at)
         make_folder(root / "mail/example.test/alice/Maildir", "lists")
-        disk = TracedDisk()
+        disk = TracedDisk(lambda path: system)
         store = MaildirStore(disk, clock, str(root), TEMPLATE, "host")
         if is_known:
             for mailbox in {delivery.mailbox for delivery in MESSAGES}:
@@ -583,7 +649,10 @@ def test_a_fault_at_any_call_means_delivered_or_nothing(
                 assert_durable(disk.trace, str(root / result))
         if was_hit:
             failed = sum(isinstance(result, Exception) for result in results)
-            assert failed <= 3  # one message, or those that share the directory or the mailbox that was hit
+            if disk.trace[fail_at][0] == "sync_file_system":
+                assert failed == len(MESSAGES)
+            else:
+                assert failed <= 3  # one message, or those that share the directory or the mailbox that was hit
             if disk.trace[fail_at][0] in ("fsync", "fsync_directory"):
                 assert failed  # a failed fsync is never made good by another
         if not was_hit or disk.trace[fail_at][0] != "unlink":  # what cannot be removed is swept out later
@@ -605,13 +674,14 @@ def test_a_fault_at_any_call_means_delivered_or_nothing(
 
 
 @pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("system", [None, 7])
 def test_whatever_call_is_the_last_before_a_crash_the_next_process_delivers_each_once(
-    clock: Clock, tmp_path: Path, is_known: bool
+    clock: Clock, tmp_path: Path, is_known: bool, system: int | None
 ) -> None:
     for fail_at in range(200):
         root = tmp_path / str(fail_at)
         make_folder(root / "mail/example.test/alice/Maildir", "lists")
-        disk = TracedDisk()
+        disk = TracedDisk(lambda path: system)
         store = MaildirStore(disk, clock, str(root), TEMPLATE, "host")
         if is_known:
             for mailbox in {delivery.mailbox for delivery in MESSAGES}:
