@@ -1,7 +1,9 @@
 """Every seam of mailhub: one narrow interface per reason to substitute something.
 
 Whatever stands behind one of these can be replaced by a plugin, by another engine, or by the simulated world of
-`mailhub.testing`.  Methods marked "blocking" are called in the executor's threads, never on the reactor's.
+`mailhub.testing`.  Methods marked "blocking" are called in the executor's threads, never on the reactor's.  What
+gives an Awaitable may be a coroutine function, or give a Deferred, which costs less where every message passes; it may
+raise at once.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ class IDraft(Interface):
     def content() -> IContent:
         """What was written, for content policies; valid until commit or discard."""
 
-    async def commit(envelope: Envelope) -> None:
+    def commit(envelope: Envelope) -> Awaitable[None]:
         """Make it durable; only then return.  `envelope` bears our queue_id; its size is set by the spool.
 
         Raises SpoolFull or SpoolError, and then nothing is queued.  A failed fsync is never tried again.
@@ -219,7 +221,7 @@ class ISpool(Interface):
     async def claim(now: float, limit: int) -> Sequence[IClaim]:
         """At most `limit` messages with recipients that are due at `now`, oldest due first, none that is claimed."""
 
-    async def record(queue_id: str, recipients: Sequence[Recipient]) -> None:
+    def record(queue_id: str, recipients: Sequence[Recipient]) -> Awaitable[None]:
         """Durably replace these recipients' rows (matched by address) and end their claim.
 
         When all recipients of the message are final, the message and its content are removed.
@@ -267,9 +269,9 @@ class IRouter(Interface):
 class IDeliverer(Interface):
     """Carries one message one hop further."""
 
-    async def deliver(
+    def deliver(
         envelope: Envelope, recipients: Sequence[tuple[Recipient, Route]], content: IContent
-    ) -> Mapping[Address, Outcome]:
+    ) -> Awaitable[Mapping[Address, Outcome]]:
         """Try once.  One outcome per recipient address; Delivered only when the next hop, or the disk, has it durably.
 
         Never raises for what the other side does; an exception is a bug, and defers all.

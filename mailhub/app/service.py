@@ -62,12 +62,15 @@ def makeService(options: Options) -> IService:
     """The whole hub as one service.  Raises SystemExit, with the cause told."""
     from twisted.internet import reactor
 
+    from mailhub.app import garbage
     from mailhub.app.config_errors import ConfigError
     from mailhub.app.launcher import Launcher, refuse
     from mailhub.app.tree import Hub
 
     twistd: Any = options.parent
     try:
-        return Hub(options["loaded"], options["chosen"], reactor, os.environ, Launcher(twistd))
+        hub = Hub(options["loaded"], options["chosen"], reactor, os.environ, Launcher(twistd))
     except ConfigError as error:
         refuse(str(error))
+    reactor.callWhenRunning(garbage.settle)
+    return hub

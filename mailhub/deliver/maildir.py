@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred as Awaited
+from twisted.internet.defer import succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -58,13 +59,13 @@ class _Call:
     def __init__(self, missing: int) -> None:
         self.missing = missing
         self.outcomes: dict[Address, Outcome] = {}
-        self.done: Awaited[None] = Awaited()
+        self.done: Awaited[Mapping[Address, Outcome]] = Awaited()
 
     def decide(self, address: Address, outcome: Outcome) -> None:
         self.outcomes[address] = outcome
         self.missing -= 1
         if not self.missing:
-            self.done.callback(None)
+            self.done.callback(self.outcomes)
 
 
 _Job = tuple[_Call, "Address", Delivery]
@@ -111,12 +112,12 @@ class MaildirDeliverer:
         # Whatever was queued before may have been delivered by the process before us, unrecorded.
         self._started_at = clock.seconds()
 
-    async def deliver(
+    def deliver(
         self, envelope: Envelope, recipients: Sequence[tuple[Recipient, Route]], content: IContent
-    ) -> Mapping[Address, Outcome]:
+    ) -> Awaited[Mapping[Address, Outcome]]:
         """See IDeliverer.  Raises TypeError for a route that is not Local."""
         if not recipients:
-            return {}
+            return succeed({})
         call = _Call(len(recipients))
         lane = self._small if content.whole() is not None else self._large
         is_old = envelope.received_at < self._started_at
@@ -144,8 +145,7 @@ class MaildirDeliverer:
         for _, address, _ in jobs[room:]:
             call.decide(address, Deferred(TOO_BUSY))
         self._call_start(lane)
-        await call.done
-        return call.outcomes
+        return call.done
 
     def _call_start(self, lane: _Lane) -> None:
         """Begin a batch at the end of this turn of the reactor, so that all who come in it are in the batch."""

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 #: How often descriptors are looked at, and how long nothing is accepted when they are scarce.
 PAUSE_SECONDS = 1.0
+#: So many connections are accepted without a look at the descriptors, of which many more are in reserve.
+UNSEEN_MAX = 7
 #: Who may use a UNIX socket, unless the endpoint says otherwise: its owner and group.
 UNIX_MODE = "660"
 
@@ -263,12 +265,16 @@ class _Gate:
         self._listener = listener
         self._factory = factory
         self._descriptors = descriptors
+        self._unseen = UNSEEN_MAX  # connections since the last look
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
         if self._listener.is_paused:
             return None
-        if self._descriptors.look():
-            self._listener.pause()
+        self._unseen += 1
+        if self._unseen > UNSEEN_MAX:
+            self._unseen = 0
+            if self._descriptors.look():
+                self._listener.pause()
         return self._factory.buildProtocol(addr)
 
     def doStart(self) -> None:

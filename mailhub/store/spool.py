@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -91,6 +91,8 @@ class Claim:
         final = [recipient.address for recipient in recipients if recipient.state.is_final]
         if len(final) < len(self.recipients):
             return False
+        if len(self.envelope.recipients) == 1:
+            return True
         return all(recipient.state.is_final or recipient.address in final for recipient in self.envelope.recipients)
 
 
@@ -150,13 +152,18 @@ class Draft:
         self._must_be_open()
         return self._arriving.so_far()
 
-    async def commit(self, envelope: Envelope) -> None:
+    def commit(self, envelope: Envelope) -> Deferred[None]:
         self._must_be_open()
         self._open = False
         try:
-            await self._spool.commit(envelope, self.queue_id, self._arriving)
-        finally:
+            return self._spool.commit(envelope, self.queue_id, self._arriving).addBoth(self._committed)
+        except SpoolError:
             self._count(0)
+            raise
+
+    def _committed(self, result: Failure | None) -> Failure | None:
+        self._count(0)
+        return result
 
     def discard(self) -> None:
         if self._open:
@@ -283,22 +290,22 @@ class SqliteSpool:
             self._free_at = now
         return self._free_octets - octets >= self._reserve_octets
 
-    async def commit(self, envelope: Envelope, queue_id: str, arriving: Arriving) -> None:
-        """For Draft.  Recipients with equal addresses become one: the first of them stays."""
+    def commit(self, envelope: Envelope, queue_id: str, arriving: Arriving) -> Deferred[None]:
+        """For Draft.  Recipients with equal addresses become one: the first of them stays.  Raises SpoolError for what
+        cannot even be tried."""
         try:
             insert = self._insert(envelope, queue_id, arriving)
             arriving.finish()
             if arriving.file is None:
-                await self._do(insert)
-            else:
-                # Whoever waits may stop waiting; the commit goes on all the same, and ends in one way or the other.
-                done: Deferred[None] = Deferred()
-                self._saving += 1
-                Deferred.fromCoroutine(self._save(insert, arriving, arriving.file)).addBoth(self._saving_ended, done)
-                await done
+                return self._do(insert)
         except SpoolError:
             self.discard(arriving)
             raise
+        # Whoever waits may stop waiting; the commit goes on all the same, and ends in one way or the other.
+        done: Deferred[None] = Deferred()
+        self._saving += 1
+        Deferred.fromCoroutine(self._save(insert, arriving, arriving.file)).addBoth(self._saving_ended, done)
+        return done
 
     def _insert(self, envelope: Envelope, queue_id: str, arriving: Arriving) -> Insert:
         if envelope.queue_id != queue_id:
@@ -394,15 +401,14 @@ class SqliteSpool:
         due = min(self._stored_due, self._fresh[0][0] if self._fresh else math.inf)
         return None if due == math.inf else due
 
-    async def record(self, queue_id: str, recipients: Sequence[Recipient]) -> None:
+    def record(self, queue_id: str, recipients: Sequence[Recipient]) -> Deferred[None]:
         """As ISpool.  If it fails, the claim stands, and the caller should record again later."""
         if not recipients:
-            return
+            return succeed(None)
         claim = self._claimed.get(queue_id)
         if claim is not None and claim.finishes(recipients):
-            await self._do(Remove(queue_id, claim.in_file), urgent=False)
-        else:
-            await self._do(Amend(queue_id, recipients), urgent=False)
+            return self._do(Remove(queue_id, claim.in_file), urgent=False)
+        return self._do(Amend(queue_id, recipients), urgent=False)
 
     async def find(self, queue_id: str) -> Envelope | None:
         look = Look(queue_id, 1, behind=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred as Awaited
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from zope.interface import implementer
@@ -99,7 +100,7 @@ class Hub:
         values: dict = {"queue_id": "q1", "reverse_path": None, "recipients": recipients, "received_at": NOW + 1}
         values.update(envelope)
         routes = [(recipient, Local(Mailbox(recipient.address))) for recipient in recipients]
-        return Awaited.fromCoroutine(self.deliverer.deliver(Envelope(**values), routes, content or Content()))
+        return maybeDeferred(self.deliverer.deliver, Envelope(**values), routes, content or Content())
 
     def turn(self) -> None:
         self.clock.advance(0)
@@ -266,7 +267,7 @@ def test_a_batch_that_breaks_defers_all_and_is_logged(events: list[dict]) -> Non
 def test_a_route_to_elsewhere_is_a_bug() -> None:
     hub = Hub()
     envelope = Envelope("q1", None, (to(ALICE),), NOW)
-    call = Awaited.fromCoroutine(hub.deliverer.deliver(envelope, [(to(ALICE), Lmtp("unix:/x"))], Content()))
+    call = maybeDeferred(hub.deliverer.deliver, envelope, [(to(ALICE), Lmtp("unix:/x"))], Content())
     errors: list = []
     call.addErrback(errors.append)
     assert errors[0].check(TypeError)
@@ -358,13 +359,13 @@ def test_into_real_mailboxes(tmp_path: Path) -> None:
     deliverer = MaildirDeliverer(store, ThreadAtOnce(), clock)
     envelope = Envelope("q1", BOB, (to(ALICE), to(BOB)), NOW, b"Received: by us\r\n")
     routes = [(to(ALICE), Local(Mailbox(ALICE))), (to(BOB), Local(Mailbox(BOB, None, 1)))]
-    call = Awaited.fromCoroutine(deliverer.deliver(envelope, routes, Content()))
+    call = maybeDeferred(deliverer.deliver, envelope, routes, Content())
     clock.advance(0)
     outcomes = result(call)
     assert outcomes[BOB].reply == maildir.MAILBOX_FULL
     assert (tmp_path / outcomes[ALICE].detail).read_bytes() == (
         b"Return-Path: <bob@example.test>\nDelivered-To: alice@example.test\nReceived: by us\nSubject: x\n\nx\n"
     )
-    large = Awaited.fromCoroutine(deliverer.deliver(envelope, routes[:1], Content(is_small=False)))
+    large = maybeDeferred(deliverer.deliver, envelope, routes[:1], Content(is_small=False))
     clock.advance(0)
     assert result(large)[ALICE].reply == maildir.DISK_FAULT

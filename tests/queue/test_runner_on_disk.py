@@ -93,7 +93,7 @@ def test_every_message_is_delivered_once_across_a_restart(tmp_path: Path) -> Non
         draft.write(sent[draft.queue_id])
         bob = Address("bob", "example.test")
         envelope = Envelope(draft.queue_id, None, (Recipient(bob, bob),), clock.seconds())
-        commits.append(defer.Deferred.fromCoroutine(draft.commit(envelope)))
+        commits.append(defer.maybeDeferred(draft.commit, envelope))
     for commit in commits:
         clock.run_until(commit)
     assert deliverer.attempts == MESSAGES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from mailhub.interfaces import ISpool, SpoolError, SpoolFull
@@ -97,7 +97,7 @@ class Bench:
         draft.write(content)
         recipients = (recipient or Recipient(BOB, BOB),)
         envelope = Envelope(draft.queue_id, None, recipients, self.clock.seconds())
-        return draft.queue_id, Deferred.fromCoroutine(draft.commit(envelope))
+        return draft.queue_id, maybeDeferred(draft.commit, envelope)
 
     def commit(self, content: bytes = b"x\r\n", recipient: Recipient | None = None) -> str:
         queue_id, done = self.begin(content, recipient)
@@ -175,7 +175,7 @@ def test_outcomes_travel_with_the_next_commit(bench: Bench) -> None:
     queue_id = bench.commit()
     bench.claim()
     bench.disk.trace.clear()
-    recorded = Deferred.fromCoroutine(bench.spool.record(queue_id, [Recipient(BOB, BOB, state=State.DELIVERED)]))
+    recorded = maybeDeferred(bench.spool.record, queue_id, [Recipient(BOB, BOB, state=State.DELIVERED)])
     bench.clock.turn()
     assert bench.disk.trace == []
     bench.commit()
