@@ -6,6 +6,7 @@ nothing more is parsed, so a slow policy is back-pressure and not memory; so is 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -155,11 +156,11 @@ class SmtpProtocol(Protocol):
 
     def _run(self) -> None:
         """Have events answered until there are no more octets, or an answer must be waited for."""
-        wire = self._wire
+        next_event = self._wire.next_event
         self._running = True
         event: events.Event | None = None
         while self._waiting is None and not self._choked and not self._lost:
-            following = wire.next_event()
+            following = next_event()
             if following is None:
                 break
             event = following
@@ -215,28 +216,35 @@ class SmtpProtocol(Protocol):
 
     def _say(self, event: events.Event, answer: Any) -> None:
         kind = type(event)
-        if answer is None:
-            if kind is events.SessionEnded:
-                self._close()
-            elif kind is events.TransactionAborted:
-                self._content_since = None
-            return
         if isinstance(answer, Challenge):
             self._wire.challenge(answer.octets)
             return
-        if kind is events.StartTlsRequested and self.factory.tls is None:
-            answer = replies.TLS_BROKEN
-        self._wire.respond(answer)
-        if kind is events.StartTlsRequested:
-            if self._wire.awaits_tls:
-                self._start_tls()
-        elif kind is events.ContentRequested:
-            if answer.is_positive:
-                self._content_since = self.factory.reception.clock.seconds()
-        elif kind is events.ContentEnded:
-            self._content_since = None
-            if self.factory.draining:
-                self.dismiss(replies.SHUTTING_DOWN)
+        if answer is not None:
+            if kind is events.StartTlsRequested and self.factory.tls is None:
+                answer = replies.TLS_BROKEN
+            self._wire.respond(answer)
+        consequence = _CONSEQUENCES.get(kind)
+        if consequence is not None:
+            consequence(self, answer)
+
+    def _start_tls_answered(self, answer: Reply) -> None:
+        if self._wire.awaits_tls:
+            self._start_tls()
+
+    def _content_requested(self, answer: Reply) -> None:
+        if answer.is_positive:
+            self._content_since = self.factory.reception.clock.seconds()
+
+    def _content_ended(self, answer: Reply) -> None:
+        self._content_since = None
+        if self.factory.draining:
+            self.dismiss(replies.SHUTTING_DOWN)
+
+    def _transaction_aborted(self, answer: None) -> None:
+        self._content_since = None
+
+    def _session_ended(self, answer: None) -> None:
+        self._close()
 
     def _flush(self) -> bool:
         """Write what is to be said; whether there was anything."""
@@ -316,6 +324,16 @@ class SmtpProtocol(Protocol):
                 self.transport.resumeProducing()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
+
+
+#: What follows from an answer, beside the octets.
+_CONSEQUENCES: Mapping[type[events.Event], Callable[[SmtpProtocol, Any], None]] = {
+    events.StartTlsRequested: SmtpProtocol._start_tls_answered,
+    events.ContentRequested: SmtpProtocol._content_requested,
+    events.ContentEnded: SmtpProtocol._content_ended,
+    events.TransactionAborted: SmtpProtocol._transaction_aborted,
+    events.SessionEnded: SmtpProtocol._session_ended,
+}
 
 
 class SmtpFactory(ServerFactory):
