@@ -1,13 +1,18 @@
 """SMTP replies as values (RFC 5321 section 4.2, RFC 3463).
 
 A policy's opinion, the answer to a command, the cause of a deferral: all are Reply values.  The text is public; a
-private cause goes to the log and to history.
+private cause goes to the log and to history.  A reply leaves as one or more lines of at most 512 octets of printable
+ASCII, whatever its text was made of: no text, ours or a policy's, can become a second reply.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+#: RFC 5321 section 4.5.3.1.5: a reply line has at most 512 octets, the code and the line end included.
+REPLY_LINE_OCTETS_MAX = 512
 
 
 class EnhancedStatus(NamedTuple):
@@ -31,8 +36,16 @@ class EnhancedStatus(NamedTuple):
         return cls(int(parts[0]), int(parts[1]), int(parts[2]))
 
 
+class _Spelling:
+    """Room for what a reply looks like on the wire, no part of the value: most replies are said again and again."""
+
+    __slots__ = ("_octets",)
+
+    _octets: bytes
+
+
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(_Spelling):
     """One reply: a three-digit code, an enhanced status where the code has one, and text without line ends.
 
     `more` holds the further lines of a multi-line reply.  Raises ValueError when the class digits of code and status
@@ -49,9 +62,20 @@ class Reply:
             raise ValueError(f"a reply code lies between 200 and 599: {self.code}")
         if self.status is not None and self.status.category != self.code // 100:
             raise ValueError(f"code {self.code} and enhanced status {self.status} do not agree")
-        for line in (self.text, *self.more):
-            if "\r" in line or "\n" in line or "\0" in line:
-                raise ValueError("the text of a reply has no CR, LF or NUL")
+        if self.more or not self.text.isprintable():
+            for line in (self.text, *self.more):
+                if "\r" in line or "\n" in line or "\0" in line:
+                    raise ValueError("the text of a reply has no CR, LF or NUL")
+
+    @property
+    def octets(self) -> bytes:
+        """As it stands on the wire (RFC 5321 section 4.2.1), with the status on each line (RFC 2034 section 4)."""
+        try:
+            return self._octets
+        except AttributeError:
+            octets = _encode(self)
+            object.__setattr__(self, "_octets", octets)
+            return octets
 
     @property
     def is_positive(self) -> bool:
@@ -80,3 +104,34 @@ def reply(code: int, status: str, text: str) -> Reply:
     Raises ValueError as `Reply` and `EnhancedStatus.parse` do.
     """
     return Reply(code, text, EnhancedStatus.parse(status))
+
+
+def _encode(reply: Reply) -> bytes:
+    status = "" if reply.status is None else f"{reply.status} "
+    room = REPLY_LINE_OCTETS_MAX - len(f"{reply.code} {status}\r\n")
+    if not reply.more and len(reply.text) <= room and reply.text.isascii() and reply.text.isprintable():
+        return f"{reply.code} {status}{reply.text}\r\n".encode("ascii")
+    lines = [line for text in (reply.text, *reply.more) for line in _fold(_printable(text), room)]
+    last = len(lines) - 1
+    return b"".join(
+        f"{reply.code}{'-' if index < last else ' '}{status}{line}\r\n".encode("ascii")
+        for index, line in enumerate(lines)
+    )
+
+
+def _printable(text: str) -> str:
+    """The text with everything but printable ASCII replaced: a reply is not the place for anything else."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(character if " " <= character <= "~" else "?" for character in text)
+
+
+def _fold(text: str, room: int) -> Iterator[str]:
+    """The text in pieces of at most `room` characters, broken at spaces where there are any."""
+    while len(text) > room:
+        at = text.rfind(" ", 1, room + 1)
+        if at < 0:
+            at = room
+        yield text[:at]
+        text = text[at:].lstrip(" ")
+    yield text

@@ -66,6 +66,8 @@ class LineBuffer:
         Raises EndlessLine for more than `line_octets_max` octets, whether or not their end has come, and BareLineEnd.
         """
         octets, begin = self.octets, self.offset
+        if begin == len(octets):
+            return None
         newline = octets.find(b"\n", self._searched)
         if newline < 0:
             self._searched = len(octets)
@@ -75,7 +77,7 @@ class LineBuffer:
         self.offset = self._searched = newline + 1
         if newline >= begin + self._line_octets_max:
             raise EndlessLine
-        line = octets[begin:newline]
-        if not line or line.find(b"\r") != len(line) - 1:
+        end = octets.find(b"\r", begin, newline)
+        if end < 0 or end != newline - 1:
             raise BareLineEnd
-        return line[:-1]
+        return octets[begin:end]

@@ -465,9 +465,9 @@ def test_every_question_leads_somewhere_and_every_verb_is_a_command() -> None:
     } == set(Phase)
     verbs = frozenset[bytes]().union(*order.ALLOWED.values())
     for lmtp in (False, True):
-        known = ServerSession(HOST, lmtp=lmtp)._commands
-        assert set(known) <= verbs
-        assert verbs - set(known) <= {b"EHLO", b"HELO", b"LHLO"}
+        known = frozenset[bytes]().union(*ServerSession(HOST, lmtp=lmtp)._commands.values())
+        assert known <= verbs
+        assert verbs - known <= {b"EHLO", b"HELO", b"LHLO"}
 
 
 def test_one_session_fits_its_limits() -> None:

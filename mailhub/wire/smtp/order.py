@@ -40,6 +40,10 @@ class Phase(IntEnum):
     OVER = auto()  # nothing is read any more
 
 
+# By their own names, for those who ask for them with every command: up to Python 3.11 an attribute of an enumeration
+# costs as much as two calls.
+BANNER, HELLO, READY, SENDER, NOBODY, RECIPIENTS, CONTENT, CHUNK, CHUNKS, SPOILT, LOGIN, TLS, OVER = Phase
+
 #: The phases in which a mail transaction is open.
 TRANSACTION = frozenset(
     {Phase.SENDER, Phase.NOBODY, Phase.RECIPIENTS, Phase.CONTENT, Phase.CHUNK, Phase.CHUNKS, Phase.SPOILT}

@@ -12,8 +12,8 @@ import re
 from functools import lru_cache
 
 from mailhub.model import EnhancedStatus, Reply, reply
+from mailhub.model.reply import REPLY_LINE_OCTETS_MAX
 from mailhub.wire.lines import BareLineEnd, EndlessLine, LineBuffer
-from mailhub.wire.smtp.replies import REPLY_LINE_OCTETS_MAX
 
 LINES_MAX = 100
 

@@ -1,18 +1,10 @@
-"""What the session itself says, and how any reply is put on the wire.
-
-A reply to a command leaves as one or more lines of at most 512 octets (RFC 5321 section 4.5.3.1.5) of printable ASCII,
-whatever its text was made of: no text, ours or a policy's, can become a second reply.
-"""
+"""What the session itself says.  How a reply is put on the wire stands with `Reply`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 from mailhub.model import Reply, reply
-
-#: RFC 5321 section 4.5.3.1.5: a reply line has at most 512 octets, the code and the line end included.
-REPLY_LINE_OCTETS_MAX = 512
 
 # --- positive ------------------------------------------------------------------------------------------------------
 
@@ -96,34 +88,14 @@ def chunk_taken(octets: int) -> Reply:
     return reply(250, "2.0.0", f"{octets} octets received")
 
 
-@lru_cache(maxsize=256)
 def encode(reply: Reply) -> bytes:
-    """The octets of a reply (RFC 5321 section 4.2.1), with the status on each line (RFC 2034 section 4)."""
-    status = "" if reply.status is None else f"{reply.status} "
-    room = REPLY_LINE_OCTETS_MAX - len(f"{reply.code} {status}\r\n")
-    if not reply.more and len(reply.text) <= room and reply.text.isascii() and reply.text.isprintable():
-        return f"{reply.code} {status}{reply.text}\r\n".encode("ascii")
-    lines = [line for text in (reply.text, *reply.more) for line in _fold(_printable(text), room)]
-    last = len(lines) - 1
-    return b"".join(
-        f"{reply.code}{'-' if index < last else ' '}{status}{line}\r\n".encode("ascii")
-        for index, line in enumerate(lines)
-    )
+    """The octets of a reply, status and line ends included."""
+    return reply.octets
 
 
-def _printable(text: str) -> str:
-    """The text with everything but printable ASCII replaced: a reply is not the place for anything else."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(character if " " <= character <= "~" else "?" for character in text)
-
-
-def _fold(text: str, room: int) -> Iterator[str]:
-    """The text in pieces of at most `room` characters, broken at spaces where there are any."""
-    while len(text) > room:
-        at = text.rfind(" ", 1, room + 1)
-        if at < 0:
-            at = room
-        yield text[:at]
-        text = text[at:].lstrip(" ")
-    yield text
+@lru_cache(maxsize=64)
+def hello_reply(hostname: str, text: str, keywords: tuple[str, ...]) -> Reply:
+    """RFC 5321 section 4.1.1.1: the first line begins with our name; no enhanced status (RFC 2034 section 4)."""
+    if text.partition(" ")[0] != hostname:
+        text = f"{hostname} {text}".rstrip()
+    return Reply(250, text, None, keywords)
