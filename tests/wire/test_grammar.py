@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailhub.model import Address, MailParameters
@@ -333,3 +334,77 @@ def test_no_line_takes_long() -> None:
                 parse_rcpt(b"TO:<" + octets, ALL, smtputf8=True)
             with pytest.raises(ProtocolFault):
                 parse_rcpt(b"TO:<a@b> ORCPT=utf-8;" + octets + b" ", ALL, smtputf8=True)
+
+
+# --- the short way -------------------------------------------------------------------------------------------------
+
+
+PIECES = [
+    "a",
+    "B",
+    "7",
+    ".",
+    "..",
+    "-",
+    "_",
+    "@",
+    "<",
+    ">",
+    '"',
+    "\\",
+    " ",
+    "[",
+    "]",
+    ":",
+    ",",
+    "é",
+    "x" * 30,
+    "[192.0.2.1]",
+]
+paths = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.tuples(st.sampled_from(["bob", "a.b", "é", '"a>b"', "x" * 60, "x" * 70]), st.sampled_from(PIECES)).map(
+        lambda parts: f"<{parts[0]}@{parts[1]}example.test>"
+    ),
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map(lambda parts: f"<{''.join(parts)}@{parts[0]}>"),
+)
+tails = st.sampled_from(
+    ["", " ", " SIZE=1", " SIZE=1 BODY=8BITMIME", " NOTIFY=NEVER", " SMTPUTF8", ">", "> SIZE=1", "x"]
+)
+
+
+def outcome(parse: Callable[[], object]) -> object:
+    try:
+        return parse()
+    except ProtocolFault as fault:
+        return fault.reply
+
+
+@settings(max_examples=1000)
+@given(paths, tails)
+@example("<bob@example..test>", "")
+@example('<"a>b"@example.test>', "")
+@example("<a@[x>y]>", "")
+@example("<" + "a" * 54 + "@x.test>", "")
+def test_the_short_way_to_an_address_agrees_with_the_strict_one(path: str, tail: str) -> None:
+    argument = (path + tail).encode()
+    ways = (
+        lambda: parse_mail(b"FROM:" + argument, ALL),
+        lambda: parse_rcpt(b"TO: " + argument, ALL),
+        lambda: parse_rcpt(b"TO:" + argument, ALL, smtputf8=True),
+    )
+    short = [outcome(way) for way in ways]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grammar, "_usual_address", lambda path: None)
+        assert short == [outcome(way) for way in ways]
+
+
+def test_strangers_cannot_have_much_remembered() -> None:
+    remembered = grammar._usual_address.cache_info
+    assert rcpt("<bob@example.test>") is rcpt("<bob@example.test>")
+    before = remembered().misses
+    assert rcpt(f"<{'x' * 60}@example.test>") == Address("x" * 60, "example.test")
+    assert remembered().misses == before
+    for number in range(grammar.PATHS_REMEMBERED + 10):
+        rcpt(f"<bob{number}@example.test>")
+    assert remembered().currsize == grammar.PATHS_REMEMBERED

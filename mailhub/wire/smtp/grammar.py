@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from binascii import Error as NotBase64
 from binascii import a2b_base64
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -38,6 +39,9 @@ PATH_OCTETS_MAX = 256
 ENVID_MAX = 100
 ORCPT_MAX = 500
 
+#: How many of the paths that were read are remembered: most mail goes to and fro between the same few.
+PATHS_REMEMBERED = 1024
+
 _DIGITS_MAX = 20  # RFC 1870 section 4: size-value = 1*20DIGIT
 
 # RFC 5321 section 4.1.2, with the UTF8-non-ascii of RFC 6531 section 3.3 as the octets 80 to FF:
@@ -63,6 +67,8 @@ _MAILBOX = rb"""(?:(%b)|"(%b)")@(?:(%b)|\[([!-Z^-~]*)\])""" % (_DOT_STRING, _QCO
 _FROM = re.compile(rb"(?i:FROM): *")
 _TO = re.compile(rb"(?i:TO): *")
 _PATH = re.compile(rb"<(?:%b)?%b>" % (_ROUTE, _MAILBOX))
+# What nearly all mail has: nothing in it is quoted, routed or literal, and its first ">" is its end.
+_USUAL_PATH = re.compile(rb"<(%b)@(%b)>" % (_DOT_STRING, _DOMAIN))
 _POSTMASTER = re.compile(rb"(?i:<postmaster>)")
 _WHOLE_MAILBOX = re.compile(_MAILBOX)
 _WHOLE_DOMAIN = re.compile(_DOMAIN)
@@ -114,15 +120,29 @@ def _address(
 
 def _address_of_path(match: re.Match[bytes], local_octets_max: int = LOCAL_OCTETS_MAX) -> Address:
     """The address in what _PATH matched.  Raises ValueError."""
-    plain, quoted, domain, literal = match.groups()
-    octets = match.end() - match.start()
-    if plain is not None and domain is not None and octets <= LABEL_OCTETS_MAX and match[0].isascii():
-        # The common case: nothing is so long, or so rare, that there is anything to check or to decode.
-        return Address(plain.decode("ascii"), domain.lower().decode("ascii"))
-    address = _address(plain, quoted, domain, literal, local_octets_max=local_octets_max)
-    if octets > PATH_OCTETS_MAX:
+    address = _address(*match.groups(), local_octets_max=local_octets_max)
+    if match.end() - match.start() > PATH_OCTETS_MAX:
         raise ValueError(f"the path has more than {PATH_OCTETS_MAX} octets")
     return address
+
+
+@lru_cache(maxsize=PATHS_REMEMBERED)
+def _usual_address(path: bytes) -> Address | None:
+    """The address in a path of the usual form that is no longer than a label may be; None for every other.
+
+    What is left to be checked of such a path is nothing, and so the answer is that of the strict way.
+    """
+    match = _USUAL_PATH.fullmatch(path)
+    if match is None or not path.isascii():
+        return None
+    return Address(match[1].decode("ascii"), match[2].decode("ascii").lower())
+
+
+def _usual(argument: bytes, begin: int) -> tuple[Address | None, int]:
+    """The address in the path of the usual form that begins there, or None; and where the path ends."""
+    end = argument.find(b">", begin) + 1
+    # Only short ones are remembered, so that strangers cannot fill more than so much memory.
+    return (_usual_address(argument[begin:end]) if end - begin <= LABEL_OCTETS_MAX else None), end
 
 
 def _domain(octets: bytes) -> str:
@@ -183,12 +203,16 @@ def parse_domain(text: str) -> str:
 
 def parse_mail(argument: bytes, offered: Extensions) -> tuple[ReversePath, MailParameters]:
     """What follows MAIL: the reverse-path and the parameters (RFC 5321 section 4.1.1.2).  Raises ProtocolFault."""
-    begin = _FROM.match(argument)
-    if begin is None:
+    start = _FROM.match(argument)
+    if start is None:
         raise ProtocolFault(replies.MAIL_SYNTAX)
-    if argument.startswith(b"<>", begin.end()):
-        return None, _mail_parameters(argument[begin.end() + 2 :], offered)
-    match = _PATH.match(argument, begin.end())
+    begin = start.end()
+    address, end = _usual(argument, begin)
+    if address is not None:
+        return address, _mail_parameters(argument[end:], offered)
+    if argument.startswith(b"<>", begin):
+        return None, _mail_parameters(argument[begin + 2 :], offered)
+    match = _PATH.match(argument, begin)
     if match is None:
         raise ProtocolFault(replies.BAD_SENDER)
     parameters = _mail_parameters(argument[match.end() :], offered)
@@ -207,12 +231,16 @@ def parse_rcpt(argument: bytes, offered: Extensions, smtputf8: bool = False) -> 
 
     `smtputf8` says whether MAIL had that parameter.  `<postmaster>` has an empty domain.
     """
-    begin = _TO.match(argument)
-    if begin is None:
+    start = _TO.match(argument)
+    if start is None:
         raise ProtocolFault(replies.RCPT_SYNTAX)
-    match = _PATH.match(argument, begin.end())
+    begin = start.end()
+    address, end = _usual(argument, begin)
+    if address is not None:
+        return address, _rcpt_parameters(argument[end:], offered, smtputf8)
+    match = _PATH.match(argument, begin)
     if match is None:
-        postmaster = _POSTMASTER.match(argument, begin.end())
+        postmaster = _POSTMASTER.match(argument, begin)
         if postmaster is None:
             raise ProtocolFault(replies.BAD_RECIPIENT)
         # RFC 5321 section 4.5.1: postmaster is not case-sensitive, and needs no domain.
