@@ -6,6 +6,8 @@ searched is not searched again, and the octets are moved together only when more
 
 from __future__ import annotations
 
+from io import IncrementalNewlineDecoder
+
 
 class LineFault(Exception):
     """What came is no line."""
@@ -66,8 +68,6 @@ class LineBuffer:
         Raises EndlessLine for more than `line_octets_max` octets, whether or not their end has come, and BareLineEnd.
         """
         octets, begin = self.octets, self.offset
-        if begin == len(octets):
-            return None
         newline = octets.find(b"\n", self._searched)
         if newline < 0:
             self._searched = len(octets)
@@ -81,3 +81,14 @@ class LineBuffer:
         if end < 0 or end != newline - 1:
             raise BareLineEnd
         return octets[begin:end]
+
+
+def has_half_line_end(octets: bytes) -> bool:
+    """Whether there is a CR without an LF behind it, or an LF without a CR before it; octets are cheap by the million.
+
+    The decoder of universal newlines tells which kinds of line ends it met: it looks at each octet once, in C, whatever
+    the lines are like, and so is faster than any two searches for what must not be.
+    """
+    newlines = IncrementalNewlineDecoder(None, translate=False)
+    newlines.decode(octets.decode("latin-1"), final=True)
+    return newlines.newlines not in (None, "\r\n")

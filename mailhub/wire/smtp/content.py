@@ -14,12 +14,12 @@ from __future__ import annotations
 import re
 
 from mailhub.model import Reply
+from mailhub.wire.lines import has_half_line_end
 from mailhub.wire.smtp.replies import BARE_LINE_END, CONTENT_LINE_TOO_LONG, NUL_IN_CONTENT, TOO_BIG
 
+_DOT = b"\r\n."
 _END = b"\r\n.\r\n"
 
-# The first CR that is more than a plain line end: it stands alone, or it begins a line end with a dot behind it.
-_STOP = re.compile(rb"\r(?!\n(?!\.))")
 _BARE_CR = re.compile(rb"\r(?!\n)")
 # Written with the LF first and the look-behind after it, the search for LF is the fast one of the C library.
 _BARE_LF = re.compile(rb"\n(?<!\r\n)")
@@ -53,19 +53,17 @@ class ContentDecoder:
     def _accept(self, region: bytes, simple: bool = False) -> bytes:
         """Check the next octets (their last is no CR that an LF could follow) and give back what may be kept.
 
-        `simple` says that they are known to have no bare CR, and nothing to decode.
+        `simple` says that there is nothing to decode.
         """
         if self.fault is not None:
             return b""
+        content = region if simple else self._plain(region)
         if (
             b"\0" in region
-            or _BARE_LF.search(region) is not None
-            or not (simple or _BARE_CR.search(region) is None)
-            or self._overflow(region) is not None
+            or has_half_line_end(region)
+            or (self._line_octets + len(region) > self._line_octets_max and self._overflow(region) is not None)
+            or self.octets + len(content) > self._size_max
         ):
-            return self._accept_until_fault(region)
-        content = region if simple else self._plain(region)
-        if self.octets + len(content) > self._size_max:
             return self._accept_until_fault(region)
         self.octets += len(content)
         last = region.rfind(b"\n")
@@ -122,12 +120,12 @@ class DotDecoder(ContentDecoder):
         """
         held = self._held
         data = held + buffer[offset:] if held or offset else buffer
-        cut, end = len(data), -1
-        stop = _STOP.search(data)
-        simple = True
-        if stop is not None and data.startswith(_END, stop.start()) and not data.startswith(b"."):
-            cut, end = stop.start() + 2, stop.start() + 5
-        elif stop is not None or (self._at_line_start and data.startswith(b".")):
+        cut, end, simple = len(data), -1, True
+        # Backwards, since that search is twice as fast: it goes on by three octets where the other looks at each.
+        dot = data.rfind(_DOT)
+        if dot >= 0 and data.startswith(_END, dot) and data.rfind(_DOT, 0, dot + 2) < 0 and not data.startswith(b"."):
+            cut, end = dot + 2, dot + 5  # the one line that begins with a dot is the end
+        elif dot >= 0 or data.endswith(b"\r") or (self._at_line_start and data.startswith(b".")):
             cut, end = self._boundary(data)
             simple = False
         self._held = b"" if end >= 0 else data[cut:]
