@@ -7,14 +7,27 @@ needs no answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, dataclass_transform
 
 from mailhub.model import Address, MailParameters, RcptParameters, Reply, ReversePath
+
+Value = TypeVar("Value")
+
+
+@dataclass_transform(frozen_default=True)
+def _event(definition: type[Value]) -> type[Value]:
+    """A frozen value as far as a type checker can see.
+
+    At run time nobody is kept from changing one, since that would cost more than all else that makes an event: there
+    are six to a message, each is seen by one reader, once.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(definition)
+
 
 # --- questions -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class Connected:
     """The connection stands; the answer is the banner: 220, or a refusal, after which the session ends.
 
@@ -22,7 +35,7 @@ class Connected:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class HelloReceived:
     """EHLO, HELO or LHLO.  The session adds the extension lines to a 250, and our name before it if need be.
 
@@ -33,7 +46,7 @@ class HelloReceived:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class StartTlsRequested:
     """STARTTLS with nothing behind it in the buffer.
 
@@ -42,7 +55,7 @@ class StartTlsRequested:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class AuthRequested:
     """AUTH.  `initial` is the decoded initial response; None when none was given, b"" for "=" (RFC 4954 section 4).
 
@@ -53,14 +66,14 @@ class AuthRequested:
     initial: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class AuthContinued:
     """The decoded response to a challenge.  Answered as AuthRequested is."""
 
     response: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class MailReceived:
     """MAIL FROM.  A positive answer opens the transaction."""
 
@@ -68,7 +81,7 @@ class MailReceived:
     parameters: MailParameters
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class RcptReceived:
     """RCPT TO.  A recipient `<postmaster>` without a domain has an empty domain (RFC 5321 section 4.5.1)."""
 
@@ -76,12 +89,12 @@ class RcptReceived:
     parameters: RcptParameters
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class ContentRequested:
     """DATA, or the first BDAT.  A 354 answer lets the content come; for BDAT the 354 is not sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class ContentEnded:
     """The true end of the content.  If `fault` is set the content was bad and the answer should be that reply; it
     cannot be a positive one.  `octets` counts what was emitted as ContentReceived.
@@ -96,14 +109,14 @@ class ContentEnded:
 # --- notices -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class ContentReceived:
     """The next octets of the content, dots unstuffed.  None come any more once a fault is found."""
 
     octets: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class CommandRefused:
     """The session itself answered a bad or disallowed command.  `verb` is sanitised, for history."""
 
@@ -111,19 +124,19 @@ class CommandRefused:
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class AuthAborted:
     """The client gave up the exchange with "*", or its response could not be decoded; already answered."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class TransactionAborted:
     """RSET, a new hello, STARTTLS or the end of the connection ended an open transaction before its content did."""
 
 
-@dataclass(frozen=True, slots=True)
+@_event
 class SessionEnded:
     """Nothing more will be read; flush the output and close.  `reply` is the last one said, if the session chose it."""
 

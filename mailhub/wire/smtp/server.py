@@ -32,7 +32,6 @@ from mailhub.wire.smtp.events import (
 from mailhub.wire.smtp.extensions import Extensions
 from mailhub.wire.smtp.order import (
     BANNER,
-    CHUNK,
     HELLO,
     LEADS_TO,
     LOGIN,
@@ -124,9 +123,9 @@ class ServerSession(CommandReader):
         """
         if self._question is not None:
             raise RuntimeError(f"{type(self._question).__name__} must be answered first")
-        events = self._events
+        events, pending = self._events, self._input
         while not events:
-            if not READERS[self._phase](self):
+            if pending.offset == len(pending.octets) or not READERS[self._phase](self):
                 return None
         event = events.popleft()
         if type(event) in LEADS_TO:
@@ -248,7 +247,7 @@ class ServerSession(CommandReader):
             self._decoder = DotDecoder(size_max, line_octets_max)
             return reply.octets
         self._decoder = ChunkDecoder(size_max, line_octets_max, self._is_binary)
-        self._phase = CHUNK
+        self._begin_chunk()
         return b""  # BDAT has no intermediate reply
 
     def _content_accepted(self, _: ContentEnded, reply: Reply, stood: Phase) -> bytes:

@@ -162,15 +162,15 @@ class CommandReader:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    # Each reads the next thing that is due in its phase, and is False if more octets are needed for it.
+    # Each reads the next thing that is due in its phase, from the octets that there are: one or more.  It is False if
+    # more are needed for it.
 
     def _read_nothing(self) -> bool:
         return False
 
     def _skip(self) -> bool:
-        skipped = len(self._input.take(self._skip_octets))
-        self._skip_octets -= skipped
-        return skipped > 0
+        self._skip_octets -= len(self._input.take(self._skip_octets))
+        return True
 
     def _check_length(self, line: bytes) -> None:
         """A line that is longer than a command is good only in a login.  Raises ProtocolFault."""
@@ -232,10 +232,8 @@ class CommandReader:
     def _read_content(self) -> bool:
         pending = self._input
         begin = pending.offset
-        if pending.is_empty:
-            return False
         decoder = self._decoder
-        assert isinstance(decoder, DotDecoder)
+        assert type(decoder) is DotDecoder
         content, end = decoder.feed(pending.octets, begin)
         pending.advance(end if end >= 0 else len(pending.octets))
         self._content_octets += pending.offset - begin
@@ -245,20 +243,27 @@ class CommandReader:
             self._events.append(ContentEnded(decoder.octets, decoder.fault))
         return True
 
+    def _begin_chunk(self) -> None:
+        self._phase = CHUNK
+        if not self._chunk_left:
+            self._end_chunk()
+
     def _read_chunk(self) -> bool:
         decoder = self._decoder
-        assert isinstance(decoder, ChunkDecoder)
-        if self._chunk_left:
-            octets = self._input.take(self._chunk_left)
-            if not octets:
-                return False
-            self._chunk_left -= len(octets)
-            self._content_octets += len(octets)
-            content = decoder.feed(octets)
-            if content:
-                self._events.append(ContentReceived(content))
-            if self._chunk_left:
-                return True
+        assert type(decoder) is ChunkDecoder
+        octets = self._input.take(self._chunk_left)
+        self._chunk_left -= len(octets)
+        self._content_octets += len(octets)
+        content = decoder.feed(octets)
+        if content:
+            self._events.append(ContentReceived(content))
+        if not self._chunk_left:
+            self._end_chunk()
+        return True
+
+    def _end_chunk(self) -> None:
+        decoder = self._decoder
+        assert type(decoder) is ChunkDecoder
         if self._chunk_is_last:
             decoder.finish()
             self._events.append(ContentEnded(decoder.octets, decoder.fault))
@@ -267,7 +272,6 @@ class CommandReader:
             self._output.append(replies.chunk_taken(self._chunk_octets).octets)
             if self._chunk_octets == 0:
                 self._count_idle()
-        return True
 
     # --- commands ----------------------------------------------------------------------------------------------
 
@@ -371,7 +375,7 @@ class CommandReader:
         self._chunk_octets = self._chunk_left = octets
         self._chunk_is_last = is_last
         if self._phase is CHUNKS:
-            self._phase = CHUNK
+            self._begin_chunk()
         else:
             self._by_chunks = True
             self._events.append(_CONTENT_REQUESTED)
@@ -448,7 +452,7 @@ def _by_phase(commands: Mapping[bytes, _Command]) -> Mapping[Phase, Mapping[byte
 
 _SMTP, _LMTP = _by_phase(_SMTP_COMMANDS), _by_phase(_LMTP_COMMANDS)
 
-#: What reads the next thing in each phase: False if more octets are needed for it.
+#: What reads the next thing in each phase, from one octet or more: False if still more are needed for it.
 READERS: Mapping[Phase, Callable[[CommandReader], bool]] = {
     **dict.fromkeys(ALLOWED, CommandReader._read_command),
     CONTENT: CommandReader._read_content,
