@@ -395,12 +395,13 @@ def test_the_short_way_to_an_address_agrees_with_the_strict_one(path: str, tail:
     )
     short = [outcome(way) for way in ways]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grammar, "_usual_address", lambda path: None)
+        patch.setattr(grammar, "_usual_sender", lambda path: None)
+        patch.setattr(grammar, "_usual_recipient", lambda path: None)
         assert short == [outcome(way) for way in ways]
 
 
 def test_strangers_cannot_have_much_remembered() -> None:
-    remembered = grammar._usual_address.cache_info
+    remembered = grammar._usual_recipient.cache_info  # type: ignore[attr-defined]
     assert rcpt("<bob@example.test>") is rcpt("<bob@example.test>")
     before = remembered().misses
     assert rcpt(f"<{'x' * 60}@example.test>") == Address("x" * 60, "example.test")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from binascii import Error as NotBase64
 from binascii import a2b_base64
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -39,8 +40,10 @@ PATH_OCTETS_MAX = 256
 ENVID_MAX = 100
 ORCPT_MAX = 500
 
-#: How many of the paths that were read are remembered: most mail goes to and fro between the same few.
+#: Of senders and of recipients so many are remembered, if they are no longer than this: most mail goes to and fro
+#: between the same few, and a stranger must not have more remembered than that.
 PATHS_REMEMBERED = 1024
+REMEMBERED_OCTETS_MAX = LABEL_OCTETS_MAX
 
 _DIGITS_MAX = 20  # RFC 1870 section 4: size-value = 1*20DIGIT
 
@@ -67,8 +70,6 @@ _MAILBOX = rb"""(?:(%b)|"(%b)")@(?:(%b)|\[([!-Z^-~]*)\])""" % (_DOT_STRING, _QCO
 _FROM = re.compile(rb"(?i:FROM): *")
 _TO = re.compile(rb"(?i:TO): *")
 _PATH = re.compile(rb"<(?:%b)?%b>" % (_ROUTE, _MAILBOX))
-# What nearly all mail has: nothing in it is quoted, routed or literal, and its first ">" is its end.
-_USUAL_PATH = re.compile(rb"<(%b)@(%b)>" % (_DOT_STRING, _DOMAIN))
 _POSTMASTER = re.compile(rb"(?i:<postmaster>)")
 _WHOLE_MAILBOX = re.compile(_MAILBOX)
 _WHOLE_DOMAIN = re.compile(_DOMAIN)
@@ -124,25 +125,6 @@ def _address_of_path(match: re.Match[bytes], local_octets_max: int = LOCAL_OCTET
     if match.end() - match.start() > PATH_OCTETS_MAX:
         raise ValueError(f"the path has more than {PATH_OCTETS_MAX} octets")
     return address
-
-
-@lru_cache(maxsize=PATHS_REMEMBERED)
-def _usual_address(path: bytes) -> Address | None:
-    """The address in a path of the usual form that is no longer than a label may be; None for every other.
-
-    What is left to be checked of such a path is nothing, and so the answer is that of the strict way.
-    """
-    match = _USUAL_PATH.fullmatch(path)
-    if match is None or not path.isascii():
-        return None
-    return Address(match[1].decode("ascii"), match[2].decode("ascii").lower())
-
-
-def _usual(argument: bytes, begin: int) -> tuple[Address | None, int]:
-    """The address in the path of the usual form that begins there, or None; and where the path ends."""
-    end = argument.find(b">", begin) + 1
-    # Only short ones are remembered, so that strangers cannot fill more than so much memory.
-    return (_usual_address(argument[begin:end]) if end - begin <= LABEL_OCTETS_MAX else None), end
 
 
 def _domain(octets: bytes) -> str:
@@ -201,18 +183,40 @@ def parse_domain(text: str) -> str:
 # --- MAIL and RCPT -------------------------------------------------------------------------------------------------
 
 
+def _short_way(word: bytes) -> Callable[[bytes], Address | None]:
+    """From `word:<local@domain>` to its address, and to None from anything else.
+
+    What nearly all mail has: nothing in it is quoted, routed or literal, so that its first ">" is its end; and all of
+    it is ASCII and no longer than a label may be, so that there is nothing to check or to decode.  That makes the
+    answer the one of the strict way, which is for all the others.
+    """
+    usual = re.compile(rb"(?i:%b): *<(%b)@(%b)>" % (word, _DOT_STRING, _DOMAIN))
+
+    @lru_cache(maxsize=PATHS_REMEMBERED)
+    def address(octets: bytes) -> Address | None:
+        match = usual.fullmatch(octets)
+        if match is None or not octets.isascii():
+            return None
+        return Address(match[1].decode("ascii"), match[2].decode("ascii").lower())
+
+    return address
+
+
+_usual_sender = _short_way(b"FROM")
+_usual_recipient = _short_way(b"TO")
+
+
 def parse_mail(argument: bytes, offered: Extensions) -> tuple[ReversePath, MailParameters]:
     """What follows MAIL: the reverse-path and the parameters (RFC 5321 section 4.1.1.2).  Raises ProtocolFault."""
-    start = _FROM.match(argument)
-    if start is None:
-        raise ProtocolFault(replies.MAIL_SYNTAX)
-    begin = start.end()
-    address, end = _usual(argument, begin)
-    if address is not None:
+    end = argument.find(b">") + 1
+    if end <= REMEMBERED_OCTETS_MAX and (address := _usual_sender(argument[:end])) is not None:
         return address, _mail_parameters(argument[end:], offered)
-    if argument.startswith(b"<>", begin):
-        return None, _mail_parameters(argument[begin + 2 :], offered)
-    match = _PATH.match(argument, begin)
+    begin = _FROM.match(argument)
+    if begin is None:
+        raise ProtocolFault(replies.MAIL_SYNTAX)
+    if argument.startswith(b"<>", begin.end()):
+        return None, _mail_parameters(argument[begin.end() + 2 :], offered)
+    match = _PATH.match(argument, begin.end())
     if match is None:
         raise ProtocolFault(replies.BAD_SENDER)
     parameters = _mail_parameters(argument[match.end() :], offered)
@@ -231,16 +235,15 @@ def parse_rcpt(argument: bytes, offered: Extensions, smtputf8: bool = False) -> 
 
     `smtputf8` says whether MAIL had that parameter.  `<postmaster>` has an empty domain.
     """
-    start = _TO.match(argument)
-    if start is None:
-        raise ProtocolFault(replies.RCPT_SYNTAX)
-    begin = start.end()
-    address, end = _usual(argument, begin)
-    if address is not None:
+    end = argument.find(b">") + 1
+    if end <= REMEMBERED_OCTETS_MAX and (address := _usual_recipient(argument[:end])) is not None:
         return address, _rcpt_parameters(argument[end:], offered, smtputf8)
-    match = _PATH.match(argument, begin)
+    begin = _TO.match(argument)
+    if begin is None:
+        raise ProtocolFault(replies.RCPT_SYNTAX)
+    match = _PATH.match(argument, begin.end())
     if match is None:
-        postmaster = _POSTMASTER.match(argument, begin)
+        postmaster = _POSTMASTER.match(argument, begin.end())
         if postmaster is None:
             raise ProtocolFault(replies.BAD_RECIPIENT)
         # RFC 5321 section 4.5.1: postmaster is not case-sensitive, and needs no domain.
