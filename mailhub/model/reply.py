@@ -8,8 +8,12 @@ ASCII, whatever its text was made of: no text, ours or a policy's, can become a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
+
+#: A hub says a few dozen different ones, again and again.
+STATUSES_REMEMBERED = 256
 
 #: RFC 5321 section 4.5.3.1.5: a reply line has at most 512 octets, the code and the line end included.
 REPLY_LINE_OCTETS_MAX = 512
@@ -23,9 +27,11 @@ class EnhancedStatus(NamedTuple):
     detail: int
 
     def __str__(self) -> str:
-        return f"{self.category}.{self.subject}.{self.detail}"
+        category, subject, detail = self
+        return f"{category}.{subject}.{detail}"
 
     @classmethod
+    @lru_cache(maxsize=STATUSES_REMEMBERED)
     def parse(cls, text: str) -> EnhancedStatus:
         """`"5.7.1"` as a value.  Raises ValueError for anything else than RFC 3463 section 2 allows."""
         parts = text.split(".")
@@ -36,16 +42,8 @@ class EnhancedStatus(NamedTuple):
         return cls(int(parts[0]), int(parts[1]), int(parts[2]))
 
 
-class _Spelling:
-    """Room for what a reply looks like on the wire, no part of the value: most replies are said again and again."""
-
-    __slots__ = ("_octets",)
-
-    _octets: bytes
-
-
 @dataclass(frozen=True, slots=True)
-class Reply(_Spelling):
+class Reply:
     """One reply: a three-digit code, an enhanced status where the code has one, and text without line ends.
 
     `more` holds the further lines of a multi-line reply.  Raises ValueError when the class digits of code and status
@@ -56,6 +54,8 @@ class Reply(_Spelling):
     text: str
     status: EnhancedStatus | None = None
     more: tuple[str, ...] = ()
+    # What it looks like on the wire, once somebody has asked: most replies are said again and again.
+    _octets: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
@@ -70,12 +70,11 @@ class Reply(_Spelling):
     @property
     def octets(self) -> bytes:
         """As it stands on the wire (RFC 5321 section 4.2.1), with the status on each line (RFC 2034 section 4)."""
-        try:
-            return self._octets
-        except AttributeError:
+        octets = self._octets
+        if octets is None:
             octets = _encode(self)
             object.__setattr__(self, "_octets", octets)
-            return octets
+        return octets
 
     @property
     def is_positive(self) -> bool:
@@ -108,9 +107,10 @@ def reply(code: int, status: str, text: str) -> Reply:
 
 def _encode(reply: Reply) -> bytes:
     status = "" if reply.status is None else f"{reply.status} "
+    line = f"{reply.code} {status}{reply.text}\r\n"
+    if not reply.more and len(line) <= REPLY_LINE_OCTETS_MAX and line.isascii() and reply.text.isprintable():
+        return line.encode("ascii")
     room = REPLY_LINE_OCTETS_MAX - len(f"{reply.code} {status}\r\n")
-    if not reply.more and len(reply.text) <= room and reply.text.isascii() and reply.text.isprintable():
-        return f"{reply.code} {status}{reply.text}\r\n".encode("ascii")
     lines = [line for text in (reply.text, *reply.more) for line in _fold(_printable(text), room)]
     last = len(lines) - 1
     return b"".join(

@@ -1,5 +1,9 @@
 """Values: what they refuse, and how they are written."""
 
+import pickle
+from copy import copy
+from dataclasses import replace
+
 import pytest
 
 from mailhub.model import Address, EnhancedStatus, Hello, Identity, Peer, Reply, Session, Tls, path, reply, trace
@@ -89,3 +93,13 @@ def test_a_long_field_is_folded_at_blanks_and_never_gets_an_empty_line() -> None
     lines = folded.split(b"\r\n")[:-1]
     assert all(len(line) <= 78 and line.strip() for line in lines)
     assert all(line.startswith(b" ") for line in lines[1:])
+
+
+def test_what_a_reply_looks_like_on_the_wire_is_no_part_of_the_value() -> None:
+    said, unsaid = reply(550, "5.1.1", "No such user"), reply(550, "5.1.1", "No such user")
+    assert said.octets == b"550 5.1.1 No such user\r\n"
+    assert (said, hash(said), repr(said)) == (unsaid, hash(unsaid), repr(unsaid))
+    assert replace(said, text="Nobody").octets == b"550 5.1.1 Nobody\r\n"
+    for twin in (copy(said), copy(unsaid), pickle.loads(pickle.dumps(said))):
+        assert twin == said
+        assert twin.octets == said.octets
