@@ -78,9 +78,7 @@ _QUOTED_PAIR = re.compile(rb"\\(.)")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # RFC 5321 section 4.1.2: esmtp-param = esmtp-keyword ["=" esmtp-value]
-_PARAMETER = rb" ([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\xff]+))?"
-_EACH_PARAMETER = re.compile(_PARAMETER)
-_ALL_PARAMETERS = re.compile(rb"(?:%b)+" % _PARAMETER)
+_PARAMETERS = re.compile(rb"(?: [A-Za-z0-9][A-Za-z0-9-]*(?:=[!-<>-~\x80-\xff]+)?)+")
 # RFC 3461 section 4: xtext = *( xchar / hexchar ), of what is printable when decoded
 _XTEXT = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(rb"\+([0-9A-F]{2})")
@@ -261,12 +259,15 @@ def parse_rcpt(argument: bytes, offered: Extensions, smtputf8: bool = False) -> 
 
 def _parameters(text: bytes) -> dict[bytes, bytes]:
     """Keywords in upper case and their values (empty: none), from what follows a path.  Raises ProtocolFault."""
-    if _ALL_PARAMETERS.fullmatch(text) is None:
+    if _PARAMETERS.fullmatch(text) is None:
         raise ProtocolFault(replies.BAD_PARAMETER)
-    pairs = _EACH_PARAMETER.findall(text)
-    found = {keyword.upper(): value for keyword, value in pairs}
-    if len(found) < len(pairs):
-        raise ProtocolFault(replies.REPEATED_PARAMETER)
+    found: dict[bytes, bytes] = {}
+    for parameter in text[1:].split(b" "):
+        keyword, _, value = parameter.partition(b"=")
+        keyword = keyword.upper()
+        if keyword in found:
+            raise ProtocolFault(replies.REPEATED_PARAMETER)
+        found[keyword] = value
     return found
 
 
