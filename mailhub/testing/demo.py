@@ -13,7 +13,7 @@ import smtplib
 import ssl
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -291,20 +291,12 @@ class Demo:
             ("Forwarded: an alias of ours leads outside, so the sender is rewritten (SRS).", _begin(forwarded())),
         ]
         wrong = 0
-        for number, (title, act) in enumerate(acts, 1):
-            shown = await act
-            click.secho(f"{number}. {title}", bold=True)
-            for story in shown.stories:
-                click.echo()
-                for line, decided in told(story):
-                    click.secho(f"    {line}".rstrip(), bold=decided)
-            if shown.more:
-                click.echo(f"\n    {shown.more}")
-            if not shown.is_right:
-                wrong += 1
-                click.secho("    This is not how it should have gone.", fg="red")
-            click.echo()
-            sys.stdout.flush()
+        try:
+            for number, (title, act) in enumerate(acts, 1):
+                wrong += not _show(number, title, await act)
+        finally:
+            for _, act in acts:  # where nobody reads on, what is still under way interests nobody
+                act.addErrback(lambda _: None)
         took = self.reactor.seconds() - begun_at
         click.echo(f"All six went as they should, in {took:.1f} s." if not wrong else f"{wrong} of six went wrong.")
         return not wrong
@@ -338,6 +330,22 @@ class Demo:
         yield f"    cat {self.maildir(BOB)}/new/*"
         yield ""
         yield "nobody@far.example does not exist, slow.example is busy no more, and all other domains take everything."
+
+
+def _show(number: int, title: str, shown: Shown) -> bool:
+    """Tell one act; whether it went as it should."""
+    click.secho(f"{number}. {title}", bold=True)
+    for story in shown.stories:
+        click.echo()
+        for line, decided in told(story):
+            click.secho(f"    {line}".rstrip(), bold=decided)
+    if shown.more:
+        click.echo(f"\n    {shown.more}")
+    if not shown.is_right:
+        click.secho("    This is not how it should have gone.", fg="red")
+    click.echo()
+    sys.stdout.flush()
+    return shown.is_right
 
 
 def _is_nobody(recipient: Address) -> bool:
@@ -380,7 +388,21 @@ async def _play(reactor: Any, directory: Path, once: bool) -> None:
 def main(once: bool) -> None:
     """The program behind `mailhub demo`."""
     with tempfile.TemporaryDirectory(prefix="mailhub-demo-") as directory:
-        react(lambda reactor: Deferred.fromCoroutine(_play(reactor, Path(directory), once)))
+        unread: list[BrokenPipeError] = []
+        try:
+            react(lambda reactor: Deferred.fromCoroutine(_until_unread(_play(reactor, Path(directory), once), unread)))
+        finally:
+            for error in unread:
+                raise error  # click knows how a command ends that nobody listens to
+
+
+async def _until_unread(play: Coroutine[Any, Any, None], unread: list[BrokenPipeError]) -> None:
+    """`react` would log that nobody reads what we tell, as `head` does once it has its lines."""
+    try:
+        await play
+    except BrokenPipeError as error:
+        unread.append(error)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
