@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import deferLater
 
-from mailhub.app import house as parts
-from mailhub.app import outbound
+from mailhub.app import outbound, renewal
 from mailhub.app.config import Config
 from mailhub.app.dialogue import Answered, Dialogue, Heard, Mail
 from mailhub.app.inert import AtOnce
 from mailhub.app.scenery import Pretended, Record, Trusting, Unasked, kept
-from mailhub.dns.resolver import Resolver
-from mailhub.dns.server import server
 from mailhub.dsn.notifier import Notifier
 from mailhub.history.pages import Told
 from mailhub.history.story import Story
@@ -40,7 +37,7 @@ from mailhub.queue.schedule import Schedule
 from mailhub.queue.srs import Srs, SrsAccounts
 from mailhub.receiver.receiver import Receiver, Reception
 from mailhub.receiver.throttle import Throttle
-from mailhub.roles import lmtp, msa, mta
+from mailhub.roles.offer import OFFERED
 from mailhub.store.accounts import FileAccounts
 from mailhub.store.disk import RealDisk
 from mailhub.store.keyvalue import Changes
@@ -52,11 +49,10 @@ from mailhub.wire.smtp.grammar import parse_address
 from mailhub.wire.smtp.server import ServerSession
 
 if TYPE_CHECKING:
-    from mailhub.net.smtp import Manners
+    from mailhub.dns.resolver import Resolver
 
 #: How often it is looked whether the queue has come to rest.
 REST_SECONDS = 0.002
-_MANNERS = {"mta": mta.manners, "msa": msa.manners, "lmtp": lmtp.manners}
 
 
 @dataclass(frozen=True)
@@ -130,6 +126,9 @@ class _Stage:
         if offline:
             resolver = Unasked()
         elif resolver is None:
+            from mailhub.dns.resolver import Resolver  # costs a tenth of a second, which --offline saves
+            from mailhub.dns.server import server
+
             servers = tuple(server(text) for text in config.dns.servers) or None
             resolver = self._own = Resolver(reactor, self._chance, servers, attempt_seconds=config.dns.timeout)
         self._resolver = resolver
@@ -149,7 +148,7 @@ class _Stage:
         self._srs = self._make_srs(files)
         self._accounts: IAccounts = files if self._srs is None else SrsAccounts(files, self._srs)
         self._house = self._make_house()
-        self._receptions = parts.receptions(self._house, config)
+        self._receptions = renewal.receptions(self._house, config)
 
     def _make_house(self) -> Any:
         """What rules want of a house."""
@@ -194,14 +193,15 @@ class _Stage:
         reception = self._reception(case.role)
         session = Session("simulated", case.role, Peer(case.ip))
         receiver = Receiver(reception, session)
-        manners: Manners = _MANNERS[case.role](parts.offer(self._config))
-        extensions = manners.in_clear
+        offer = renewal.offer(self._config)
+        offered = OFFERED[case.role](offer)
+        extensions = offered.in_clear
         if case.role == "msa":
             receiver.tls_started(Tls("TLSv1.3", ""), {})
-            extensions = manners.under_tls
+            extensions = offered.under_tls
         if not self._listens(case.role):
             self._notes.append(f"{case.role}.listen is empty: no client could do this now")
-        wire = ServerSession(extensions, manners.limits, lmtp=case.role == "lmtp")
+        wire = ServerSession(extensions, offer.limits, lmtp=case.role == "lmtp")
         heard = await Dialogue(wire, receiver).hand_in(case.mail)
         queued = await self._spool.list(1)
         await self._deliver()
@@ -232,7 +232,7 @@ class _Stage:
             warn_after_seconds=config.queue.warn_after,
             give_up_seconds=config.queue.give_up,
         )
-        policies = outbound.route_policies(config, partial(parts.policy_hub, self._house, "outbound"))
+        policies = outbound.route_policies(config, partial(renewal.policy_hub, self._house, "outbound"))
         outside = outbound.outside_router(
             config, self._resolver, self._chance, reactor, OwnAddresses(reactor), policies, self._history
         )

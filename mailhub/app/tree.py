@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from mailhub.app import house as parts
+from mailhub.app import renewal
 from mailhub.app.config import Config, load
 from mailhub.app.config_errors import ConfigError
 from mailhub.app.control import ControlError, ControlService
@@ -92,8 +93,8 @@ class Hub(MultiService):
             must_run_here(self._person)
             self.house = parts.build(config, reactor, self._person, launcher.terminal)
             with acting_as(self._person):
-                receptions = parts.receptions(self.house, config)
-                parts.set_routes(self.house, config)
+                receptions = renewal.receptions(self.house, config)
+                renewal.set_routes(self.house, config)
         except (CertificateError, PrivilegeError) as error:
             raise StartError(f"cannot start: {error}") from error
         except OSError as error:
@@ -198,7 +199,7 @@ class Hub(MultiService):
             config.limits.drain_seconds,
             None if person is None else (person.uid, person.gid),
         )
-        offer = parts.offer(config)
+        offer = renewal.offer(config)
         made = {
             "mta": mta.mta(edge, config.mta.listen, receptions["mta"], offer),
             "msa": msa.msa(edge, config.msa.listen, config.msa.listen_tls, receptions["msa"], offer),
@@ -292,8 +293,8 @@ class Hub(MultiService):
     def _take_over(self, new: Config) -> None:
         """Raises ConfigError, and then nothing has changed."""
         config = taken_over(self.config, new)
-        receptions, offer = parts.receptions(self.house, config), parts.offer(config)
-        parts.set_routes(self.house, config)
+        receptions, offer = renewal.receptions(self.house, config), renewal.offer(config)
+        renewal.set_routes(self.house, config)
         for key in restart_needed(self.config, new):
             self.log.warn("{key} has changed, which takes effect at the next start", key=key)
         doorkeeper = self.house.doorkeeper

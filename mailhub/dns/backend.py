@@ -17,7 +17,6 @@ import dns.inet
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -163,6 +162,9 @@ class TcpSocket(dns.asyncbackend.StreamSocket, _Waiting):  # type: ignore[name-d
 
     async def connect(self, server: tuple[str, int], seconds: float) -> None:
         """Raises Late or OSError."""
+        # Imported with all of TLS, which a program that asks one question over UDP has no use for.
+        from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+
         endpoint_type = TCP6ClientEndpoint if self.family == socket.AF_INET6 else TCP4ClientEndpoint
         endpoint = endpoint_type(self._backend.reactor, *server, timeout=seconds)
         try:

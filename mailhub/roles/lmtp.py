@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 from mailhub.net.smtp import Manners
 from mailhub.receiver.receiver import Reception
-from mailhub.roles.receiving import Door, Edge, Offer, ReceivingRole
+from mailhub.roles import offer as offers
+from mailhub.roles.offer import Offer
+from mailhub.roles.receiving import Door, Edge, ReceivingRole
+from mailhub.roles.receiving import manners as manners_of
 
 
 def manners(offer: Offer) -> Manners:
-    """In the clear: LMTP stays on the host, or within a network that the configuration calls trusted."""
-    return offer.manners(offer.extensions, offer.extensions)
+    """How it talks."""
+    return manners_of(offer, offers.lmtp(offer))
 
 
 def lmtp(edge: Edge, listen: Sequence[str], reception: Reception, offer: Offer) -> ReceivingRole:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mailhub.net.smtp import Manners
-from mailhub.receiver.login import MECHANISMS
 from mailhub.receiver.receiver import Reception
-from mailhub.roles.receiving import Door, Edge, Offer, ReceivingRole
+from mailhub.roles import offer as offers
+from mailhub.roles.offer import Offer
+from mailhub.roles.receiving import Door, Edge, ReceivingRole
+from mailhub.roles.receiving import manners as manners_of
 
 
 def manners(offer: Offer) -> Manners:
-    """Logins are offered under TLS alone: a password never crosses the network in the clear."""
-    return offer.manners(
-        replace(offer.extensions, starttls=True, auth=MECHANISMS, auth_needs_tls=True),
-        replace(offer.extensions, auth=MECHANISMS, requiretls=True),
-    )
+    """How it talks."""
+    return manners_of(offer, offers.msa(offer))
 
 
 def msa(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mailhub.net.smtp import Manners
 from mailhub.receiver.receiver import Reception
-from mailhub.roles.receiving import Door, Edge, Offer, ReceivingRole
+from mailhub.roles import offer as offers
+from mailhub.roles.offer import Offer
+from mailhub.roles.receiving import Door, Edge, ReceivingRole
+from mailhub.roles.receiving import manners as manners_of
 
 
 def manners(offer: Offer) -> Manners:
-    """No login is offered here: taking mail from users is the MSA's business (RFC 6409 section 3.1).
-
-    REQUIRETLS is offered under TLS alone (RFC 8689 section 2): what cannot keep it on the way out is refused there.
-    """
-    return offer.manners(replace(offer.extensions, starttls=True), replace(offer.extensions, requiretls=True))
+    """How it talks."""
+    return manners_of(offer, offers.mta(offer))
 
 
 def mta(edge: Edge, listen: Sequence[str], reception: Reception, offer: Offer) -> ReceivingRole:

@@ -14,8 +14,7 @@ from mailhub.net.listener import BACKLOG, Listener
 from mailhub.net.smtp import Manners, SmtpFactory
 from mailhub.net.tls import CertificateStore
 from mailhub.receiver.receiver import Reception
-from mailhub.wire.smtp.extensions import Extensions
-from mailhub.wire.smtp.server import Limits
+from mailhub.roles.offer import Offer, Offered
 
 if TYPE_CHECKING:
     from mailhub.net.descriptors import Descriptors
@@ -36,36 +35,25 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What may change while a role runs: the extensions that every role offers at least, its limits, its patience."""
-
-    extensions: Extensions
-    limits: Limits
-    idle_seconds: float = 300.0
-    hurried_idle_seconds: float = 10.0
-    tls_seconds: float = 30.0
-    content_rate_min: int = 100
-
-    def manners(self, in_clear: Extensions, under_tls: Extensions) -> Manners:
-        """The manners of one role."""
-        return Manners(
-            in_clear,
-            under_tls,
-            self.limits,
-            self.idle_seconds,
-            self.hurried_idle_seconds,
-            self.tls_seconds,
-            self.content_rate_min,
-        )
-
-
-@dataclass(frozen=True)
 class Door:
     """Endpoints of one kind.  `name` tells them apart in the log; `implicit_tls` is TLS from the first octet."""
 
     name: str
     endpoints: Sequence[str]
     implicit_tls: bool = False
+
+
+def manners(offer: Offer, offered: Offered) -> Manners:
+    """How a role talks that offers this."""
+    return Manners(
+        offered.in_clear,
+        offered.under_tls,
+        offer.limits,
+        offer.idle_seconds,
+        offer.hurried_idle_seconds,
+        offer.tls_seconds,
+        offer.content_rate_min,
+    )
 
 
 class ReceivingRole(MultiService):
