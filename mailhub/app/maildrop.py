@@ -23,7 +23,7 @@ from mailhub.model import Address, Envelope, MailParameters, Recipient, trace
 from mailhub.model.selection import Selection
 from mailhub.queue.resolution import resolve
 from mailhub.receiver.incoming import Incoming
-from mailhub.receiver.submission import missing_fields, without_bcc
+from mailhub.receiver.submission import made_message_id, message_id, missing_fields, without_bcc
 from mailhub.store.maildrop import BadDrop, Drop, DropReader, Maildrop
 from mailhub.wire.smtp.content import ChunkDecoder
 from mailhub.wire.smtp.grammar import parse_address
@@ -191,7 +191,7 @@ class MaildropService(Service):
                 "{name} in the maildrop is of no use ({why}) and stays: {cause}", name=name, why=why, cause=str(error)
             )
             return
-        self._history.record("refused", SESSION_PREFIX + name, stage="maildrop", reply=why)
+        self._history.record("refused", SESSION_PREFIX + name, stage="maildrop", reply=why, rule="maildrop")
         self.log.critical(
             "a message in the maildrop is of no use and was set aside: {why} ({path})", why=why, path=path
         )
@@ -218,6 +218,7 @@ class MaildropService(Service):
             reverse_path=envelope.reverse_path,
             recipients=[recipient.address for recipient in recipients],
             size=envelope.size,
+            message_id=message_id(incoming.header, made_message_id(incoming.queue_id, self._hostname)),
             uid=drop.uid,
         )
         return envelope.queue_id

@@ -16,6 +16,9 @@ from mailhub.net.descriptors import Descriptors
 TOO_MANY = reply(421, "4.3.2", "Too many sessions, please come back later")
 TOO_MANY_FROM_ONE = reply(421, "4.7.0", "Too many sessions from your address, please come back later")
 
+#: The configuration keys behind them.
+RULES = {TOO_MANY: "limits.sessions", TOO_MANY_FROM_ONE: "limits.sessions_per_address"}
+
 _MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
 
 

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailhub.model import Peer, Reply, Session
+from mailhub.net.doorkeeper import RULES
 from mailhub.net.tls import CertificateStore, channel_bindings, describe
 from mailhub.receiver import replies
 from mailhub.receiver.login import MECHANISMS_WITHOUT_BINDING
@@ -122,6 +123,8 @@ class SmtpProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
+        if self._handshake_since is not None:
+            self._receiver.tls_failed(str(reason.value))
         if self._waiting is not None and not self._receiver.is_committing:
             self._waiting.cancel()
         self._wire.connection_lost()
@@ -181,7 +184,12 @@ class SmtpProtocol(Protocol):
     def _answer(self, event: events.Event) -> Any:
         if self._refusal is not None and type(event) is events.Connected:
             self.factory.reception.history.record(
-                "refused", self._session.id, stage="connection", reply=self._refusal, peer=self._session.peer.ip
+                "refused",
+                self._session.id,
+                stage="connection",
+                reply=self._refusal,
+                rule=RULES[self._refusal],
+                peer=self._session.peer.ip,
             )
             return self._refusal
         try:
@@ -207,7 +215,10 @@ class SmtpProtocol(Protocol):
         self.log.failure("no answer to {event}", failure=failure, event=type(event).__name__)
         if type(event) is events.ContentEnded:
             self._receiver.abandon()
-        return replies.LOCAL_TROUBLE if isinstance(event, events.Question) else None
+        if not isinstance(event, events.Question):
+            return None
+        self._receiver.failed(type(event).__name__)
+        return replies.LOCAL_TROUBLE
 
     def _lost_the_thread(self, failure: Failure) -> None:
         """What a session says next is unknown after a bug here, so it says nothing any more."""
@@ -286,10 +297,11 @@ class SmtpProtocol(Protocol):
         """Whether nothing is lost if the session ends now: no transaction is open."""
         return self._waiting is None and not self._wire.in_transaction
 
-    def dismiss(self, reply: Reply) -> None:
+    def dismiss(self, reply: Reply, rule: str = "") -> None:
         """End the session from our side with a 421 (RFC 5321 section 3.8)."""
+        if self._closing_since is None:
+            self._receiver.dismissed(reply, rule)
         self._wire.dismiss(reply)
-        self._receiver.ended()
         self._close()
 
     def look_at_clock(self, now: float) -> None:
@@ -313,7 +325,7 @@ class SmtpProtocol(Protocol):
         elif self._content_since is not None:
             patient_until = self._content_since + manners.idle_seconds
             if self._wire.content_octets < (now - patient_until) * manners.content_rate_min:
-                self.dismiss(replies.IDLE_TOO_LONG)
+                self.dismiss(replies.IDLE_TOO_LONG, "limits.content_octets_per_second")
 
     def _close(self) -> None:
         if self._closing_since is None and not self._lost:

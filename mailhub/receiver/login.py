@@ -91,6 +91,10 @@ class LoginAttempt:
                 case sasl.Malformed(why):
                     return self._refused(replies.LOGIN_MALFORMED, why)
 
+    def given_up(self, reply: Reply) -> None:
+        """The client wants no more, or has sent what cannot be read; the wire has answered with this."""
+        self._refused(reply, "the client gave up, or was not understood")
+
     def _refused(self, reply: Reply, why: str) -> Reply:
         self._logins.history.record(
             "login_refused",

@@ -22,8 +22,8 @@ from mailhub.queue.resolution import Resolution, resolve
 from mailhub.receiver import replies, submission
 from mailhub.receiver.incoming import Incoming
 from mailhub.receiver.login import LoginAttempt, Logins
+from mailhub.receiver.rules import DISMISSALS, rule_of
 from mailhub.receiver.transaction import Fields, OpenTransaction
-from mailhub.wire import header as header_section
 from mailhub.wire.smtp import events
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ LoginStep: TypeAlias = bytes | Identity | Reply
 Answers: TypeAlias = "Answer | Deferred[Answer]"
 
 WELCOME = Reply(250, "At your service")  # the wire puts our name before it
-#: Of a Message-ID, history keeps so much.
-MESSAGE_ID_OCTETS_MAX = 998
 TOO_MANY_FIELDS = "the policies together would put too many header fields before the message"
 
 
@@ -98,7 +96,7 @@ class Receiver:
 
         `bindings` are the channel bindings of this connection, by their registered names.
         """
-        self.ended()
+        self.ended("TLS began")
         self.session = replace(self.session, tls=tls, hello=None, identity=None)
         self._hello_fields = ()
         self._bindings = bindings
@@ -109,10 +107,40 @@ class Receiver:
         if mail is not None:
             mail.discard()
 
-    def ended(self) -> None:
+    def ended(self, why: str = "the connection was lost") -> None:
         """The connection is gone: nothing of what was under way stays, but for a commit."""
-        self.abandon()
+        self._give_up(why)
         self._attempt = None
+
+    def dismissed(self, reply: Reply, rule: str = "") -> None:
+        """We end the session, with this last word; `rule` is the reason if the reply alone does not say it."""
+        self.reception.history.record(
+            "dismissed", self.session.id, reply=reply, rule=rule or rule_of(reply), peer=self.session.peer.ip
+        )
+        self.ended(f"the client was sent away: {reply}")
+
+    def tls_failed(self, cause: str) -> None:
+        """The connection ended in the handshake."""
+        self.reception.history.record("tls_failed", self.session.id, peer=self.session.peer.ip, cause=cause[:300])
+
+    def failed(self, stage: str) -> None:
+        """A bug of ours costs the client a 451."""
+        self._refused(replies.LOCAL_TROUBLE, stage)
+
+    def _give_up(self, why: str) -> None:
+        """An open transaction ends without a message, and not because we have refused it."""
+        mail = self._mail
+        if mail is not None:
+            self.reception.history.record(
+                "abandoned",
+                self.session.id,
+                reverse_path=mail.value.reverse_path,
+                recipients=[each.address for each in mail.value.recipients],
+                stage="envelope" if mail.incoming is None else "content",
+                cause=why,
+                peer=self.session.peer.ip,
+            )
+            self.abandon()
 
     # --- before a transaction ----------------------------------------------------------------------------------
 
@@ -139,7 +167,7 @@ class Receiver:
     def _welcome(self, verdict: Verdict, greeted: Session) -> Answer:
         if verdict.reply is not None and not verdict.reply.is_positive:
             return self._refused(verdict.reply, "hello", by=verdict.by)
-        self.abandon()  # RFC 5321 section 4.1.4: a new hello ends the transaction
+        self._give_up("a new hello")  # RFC 5321 section 4.1.4
         self.session = greeted
         self._hello_fields = verdict.fields
         self._record_hello(greeted)
@@ -163,15 +191,17 @@ class Receiver:
         logins = self.reception.logins
         self._attempt = None if logins is None else logins.begin(self.session, event.mechanism, self._bindings)
         if self._attempt is None:
-            return replies.UNKNOWN_MECHANISM
+            return self._refused(replies.UNKNOWN_MECHANISM, "AUTH")
         return self._go_on(self._attempt.start(event.initial))
 
     def _auth_continued(self, event: events.AuthContinued) -> Answers:
         assert self._attempt is not None
         return self._go_on(self._attempt.step(event.response))
 
-    def _auth_aborted(self, _: events.AuthAborted) -> None:
-        self._attempt = None
+    def _auth_aborted(self, event: events.AuthAborted) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.given_up(event.reply)
 
     def _go_on(self, attempt: Coroutine[Any, Any, LoginStep]) -> Answers:
         step: LoginStep | Deferred[LoginStep] = begin(attempt)
@@ -189,6 +219,7 @@ class Receiver:
         if step is replies.LOGIN_REFUSED:
             self._failed_logins += 1
             if self.reception.logins is not None and self._failed_logins >= self.reception.logins.tries_max:
+                self.dismissed(replies.TOO_MANY_LOGINS, "msa.throttle.tries")
                 return replies.TOO_MANY_LOGINS
         return step
 
@@ -334,10 +365,8 @@ class Receiver:
 
     def _message_id(self, incoming: Incoming) -> str:
         """As the message has it, or as we have put it there (RFC 6409 section 8.3)."""
-        found = header_section.first(incoming.header, b"message-id")
-        if found is None:
-            return f"<{incoming.queue_id}@{self.reception.hostname}>" if self.reception.submits else ""
-        return found[:MESSAGE_ID_OCTETS_MAX].decode("utf-8", "replace")
+        ours = submission.made_message_id(incoming.queue_id, self.reception.hostname) if self.reception.submits else ""
+        return submission.message_id(incoming.header, ours)
 
     def _content_refused(self, reply: Reply, incoming: Incoming, **facts: Any) -> Reply:
         """The reply to the content; the wire repeats it for each recipient where LMTP wants that."""
@@ -350,11 +379,12 @@ class Receiver:
     def _command_refused(self, event: events.CommandRefused) -> None:
         self._refused(event.reply, event.verb)
 
-    def _aborted(self, _: events.TransactionAborted) -> None:
-        self.reception.history.record("abandoned", self.session.id)
-        self.abandon()
+    def _aborted(self, event: events.TransactionAborted) -> None:
+        self._give_up(event.why)
 
-    def _session_ended(self, _: events.SessionEnded) -> None:
+    def _session_ended(self, event: events.SessionEnded) -> None:
+        if event.reply is not None and event.reply in DISMISSALS:
+            self.dismissed(event.reply)
         self.abandon()
 
     def _rcpt_refused(self, reply: Reply, recipient: ForwardPath, **facts: Any) -> Reply:
@@ -363,6 +393,10 @@ class Receiver:
         return self._refused(reply, "RCPT", reverse_path=sender, recipient=recipient.address, **facts)
 
     def _refused(self, reply: Reply, stage: str, queue_id: str = "", **facts: Any) -> Reply:
+        """`by` is the policy that decided; where there is none, the rule is told."""
+        if facts.get("by") is None:
+            facts.pop("by", None)
+            facts["rule"] = rule_of(reply)
         self.reception.history.record(
             "refused", self.session.id, queue_id, stage=stage, reply=reply, peer=self.session.peer.ip, **facts
         )

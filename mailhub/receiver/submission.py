@@ -9,6 +9,9 @@ from __future__ import annotations
 from mailhub.model import ReversePath, trace
 from mailhub.wire import header as header_section
 
+#: Of a Message-ID, history keeps so much.
+MESSAGE_ID_OCTETS_MAX = 998
+
 _HIDDEN = frozenset({b"bcc", b"resent-bcc"})
 _WANTED = (b"\nfrom:", b"\ndate:", b"\nmessage-id:")
 
@@ -35,5 +38,16 @@ def missing_fields(header: bytes, reverse_path: ReversePath, hostname: str, queu
     if b"date" not in present:
         fields += f"Date: {trace.date(at)}\r\n"
     if b"message-id" not in present:
-        fields += f"Message-ID: <{queue_id}@{hostname}>\r\n"
+        fields += f"Message-ID: {made_message_id(queue_id, hostname)}\r\n"
     return fields.encode("utf-8")
+
+
+def made_message_id(queue_id: str, hostname: str) -> str:
+    """That of a message which came without one."""
+    return f"<{queue_id}@{hostname}>"
+
+
+def message_id(header: bytes, otherwise: str = "") -> str:
+    """The Message-ID of this header section, for history; `otherwise` if it has none."""
+    found = header_section.first(header, b"message-id")
+    return otherwise if found is None else found[:MESSAGE_ID_OCTETS_MAX].decode("utf-8", "replace")

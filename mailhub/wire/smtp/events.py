@@ -6,7 +6,7 @@ needs no answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar, dataclass_transform
 
 from mailhub.model import Address, MailParameters, RcptParameters, Reply, ReversePath
@@ -14,7 +14,7 @@ from mailhub.model import Address, MailParameters, RcptParameters, Reply, Revers
 Value = TypeVar("Value")
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def _event(definition: type[Value]) -> type[Value]:
     """A frozen value as far as a type checker can see.
 
@@ -133,7 +133,11 @@ class AuthAborted:
 
 @_event
 class TransactionAborted:
-    """RSET, a new hello, STARTTLS or the end of the connection ended an open transaction before its content did."""
+    """RSET, a new hello or the end of the session ended an open transaction before its content did.
+
+    `why` says which, for history."""
+
+    why: str = field(default="", compare=False)
 
 
 @_event

@@ -49,8 +49,6 @@ from mailhub.wire.smtp.server_limits import Limits
 
 __all__ = ["Extensions", "Limits", "Phase", "ServerSession"]
 
-_TRANSACTION_ABORTED = TransactionAborted()
-
 
 class ServerSession(CommandReader):
     """One session.  `limits` may not change; `extensions` may at any time: the adapter replaces them after STARTTLS
@@ -215,7 +213,7 @@ class ServerSession(CommandReader):
 
     def _hello_accepted(self, hello: HelloReceived, reply: Reply, stood: Phase) -> bytes:
         if stood in TRANSACTION:
-            self._events.append(_TRANSACTION_ABORTED)  # RFC 5321 section 4.1.4
+            self._events.append(TransactionAborted("a new hello"))  # RFC 5321 section 4.1.4
             self._decoder = None
         self._esmtp = hello.verb != "HELO"
         keywords = self.extensions.keywords if self._esmtp else ()

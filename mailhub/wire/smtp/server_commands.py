@@ -59,7 +59,6 @@ _HTTP = frozenset({b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"CO
 _CONNECTED = Connected()
 _START_TLS_REQUESTED = StartTlsRequested()
 _CONTENT_REQUESTED = ContentRequested()
-_TRANSACTION_ABORTED = TransactionAborted()
 
 
 class CommandReader:
@@ -138,7 +137,8 @@ class CommandReader:
         """Read nothing more.  A transaction whose content has not ended is aborted."""
         events = self._events
         if self._phase in TRANSACTION and type(self._question) is not ContentEnded:
-            events.append(_TRANSACTION_ABORTED)
+            why = {None: "the connection was lost", replies.BYE: "QUIT"}.get(reply, f"the session ended: {reply}")
+            events.append(TransactionAborted(why))
         if events:
             # Questions that nobody has heard yet are not asked any more.
             heard = [event for event in events if type(event) not in LEADS_TO]
@@ -386,7 +386,7 @@ class CommandReader:
         if self._phase in TRANSACTION:
             self._phase = READY
             self._decoder = None
-            self._events.append(_TRANSACTION_ABORTED)
+            self._events.append(TransactionAborted("RSET"))
         self._output.append(replies.OK.octets)
         self._count_idle()
 
