@@ -73,12 +73,16 @@ class Notifier:
         Raises SpoolError or AccountsUnavailable; then nothing final may be recorded yet.
         """
         if envelope.reverse_path is None:
+            self._discard(envelope, recipients, "nobody is told of a message from <>", "RFC 5321 section 6.1")
             return recipients
         now = self._clock.seconds()
         reports: dict[Action, list[Report]] = {}
+        unwanted: list[Recipient] = []
         for recipient in recipients:
             action = self._action(envelope, recipient, now, remotes)
-            if action is not None and needed(envelope, recipient, action):
+            if action is Action.FAILED and not needed(envelope, recipient, action):
+                unwanted.append(recipient)
+            elif action is not None and needed(envelope, recipient, action):
                 reports.setdefault(action, []).append(
                     Report(
                         recipient,
@@ -88,11 +92,12 @@ class Notifier:
                         retry_until=envelope.received_at + self._give_up_seconds if action is Action.DELAYED else None,
                     )
                 )
+        self._discard(envelope, unwanted, "the sender wants to hear of no failure", "RFC 3461 section 4.1")
         if not reports:
             return recipients
         resolution = await self._resolve(envelope.reverse_path)
         if resolution.refusal is not None:
-            self._nobody(envelope, list(reports), str(resolution.refusal))
+            self._nobody(envelope, reports, str(resolution.refusal))
         else:
             for group in reports.values():
                 await self._send(envelope, group, content, resolution, now)
@@ -158,6 +163,7 @@ class Notifier:
             action=action.value,
             recipients=about,
             notification=draft.queue_id,
+            to=[destination.address for destination in resolution.destinations],
         )
         self.log.info(
             "notified {reverse_path} about {queue_id}: {action}, in {notification}",
@@ -167,13 +173,28 @@ class Notifier:
             notification=draft.queue_id,
         )
 
-    def _nobody(self, envelope: Envelope, actions: Sequence[Action], cause: str) -> None:
+    def _discard(self, envelope: Envelope, recipients: Sequence[Recipient], cause: str, rule: str) -> None:
+        """Those of them that have failed leave no trace but this: nobody is to be told."""
+        failed = [recipient.address for recipient in recipients if recipient.state is State.FAILED]
+        if failed:
+            self._history.record(
+                "not notified",
+                queue_id=envelope.queue_id,
+                reverse_path=envelope.reverse_path,
+                action=Action.FAILED.value,
+                recipients=failed,
+                cause=cause,
+                rule=rule,
+            )
+
+    def _nobody(self, envelope: Envelope, reports: Mapping[Action, Sequence[Report]], cause: str) -> None:
         """The sender is an address of ours that leads nowhere: there is nobody to tell, and that is remembered."""
         self._history.record(
             "not notified",
             queue_id=envelope.queue_id,
             reverse_path=envelope.reverse_path,
-            action=", ".join(actions),
+            action=", ".join(reports),
+            recipients=[report.recipient.address for group in reports.values() for report in group],
             cause=cause,
         )
         self.log.warn(

@@ -171,6 +171,8 @@ def _refused(event: Told, story: Story) -> tuple[str, str]:
     by = event.facts.get("by")
     if by is not None:
         text += f" by {_policy(_opinion_of(event, story), str(by))}"
+    elif event.facts.get("rule"):
+        text += f" ({event.text('rule')})"
     text += f": {event.text('reply')}"
     if event.facts.get("cause"):
         text += f" ({event.text('cause')})"
@@ -215,6 +217,9 @@ def _attempted(event: Told, story: Story) -> tuple[str, str]:
     text = f"{where} for {_some([str(each) for each in event.facts['recipients']])}"
     if event.facts.get("why"):
         text += f", by {event.text('why')}"
+    hosts = event.facts.get("hosts")
+    if isinstance(hosts, list) and hosts:
+        text += f", at {', else '.join(map(str, dict.fromkeys(hosts)))}"
     if event.facts.get("tls"):
         source = f" ({event.text('tls_source')})" if event.facts.get("tls_source") else ""
         text += f"; TLS: {event.text('tls')}{source}"
@@ -248,6 +253,8 @@ def _outcome(event: Told, story: Story) -> tuple[str, str]:
         text += f", since {event.text('reason')}"
     if event.facts.get("by"):
         text += f", by {event.text('by')}"
+    if event.facts.get("rule"):
+        text += f" ({event.text('rule')})"
     at = event.facts.get("next_attempt_at")
     if at:
         text += f"; next attempt at {when(float(at))}"
@@ -266,6 +273,37 @@ def _steered(event: Told, story: Story) -> tuple[str, str]:
     return event.kind, text
 
 
+def _crowded(event: Told, story: Story) -> tuple[str, str]:
+    who = _some([str(each) for each in event.facts["recipients"]])
+    back = when(float(event.facts["next_attempt_at"]))
+    return "waits", f"for {who}, since too many go to {event.text('route')} at once; its turn comes at {back}"
+
+
+def _ordered(event: Told, story: Story) -> tuple[str, str]:
+    label, text = _steered(event, story)
+    return label, f"{event.text('operation')} {text}"
+
+
+def _named(event: Told, story: Story) -> tuple[str, str]:
+    return "name", f"{event.text('peer')} {_name(event)}"
+
+
+def _name(event: Told) -> str:
+    """What the DNS calls the client."""
+    name = event.text("ptr")
+    if not name:
+        return f"has no name ({event.text('ptr_cause')})"
+    return f"is {name}" if event.facts.get("ptr_confirmed") else f"calls itself {name}, which does not lead back to it"
+
+
+def _tls_failed(event: Told, story: Story) -> tuple[str, str]:
+    return "no TLS", f"with {event.text('peer')}: {event.text('cause')}"
+
+
+def _dismissed(event: Told, story: Story) -> tuple[str, str]:
+    return "sent away", f"{event.text('peer')} ({event.text('rule')}): {event.text('reply')}"
+
+
 def _notified(event: Told, story: Story) -> tuple[str, str]:
     sender = _path(event.facts["reverse_path"])
     what = f"{event.text('action')} for {_some([str(each) for each in event.facts['recipients']])}"
@@ -275,10 +313,14 @@ def _notified(event: Told, story: Story) -> tuple[str, str]:
 
 
 def _not_notified(event: Told, story: Story) -> tuple[str, str]:
+    if event.facts.get("rule"):
+        return "told nobody", f"since {event.text('cause')} ({event.text('rule')})"
     return "told nobody", f"since {_path(event.facts['reverse_path'])} leads nowhere: {event.text('cause')}"
 
 
 def _abandoned(event: Told, story: Story) -> tuple[str, str]:
+    if event.facts.get("cause"):
+        return "abandoned", f"in the {event.text('stage')}, without a message: {event.text('cause')}"
     return "abandoned", "the client ended this transaction without a message"
 
 
@@ -290,24 +332,29 @@ _SENTENCES: dict[str, Callable[[Told, Story], tuple[str, str]]] = {
     "abandoned": _abandoned,
     "attempted": _attempted,
     "connected": _connected,
+    "crowded": _crowded,
     "deferred": _outcome,
     "delivered": _outcome,
     "discarded": _outcome,
+    "dismissed": _dismissed,
     "failed": _outcome,
     "greeted": _greeted,
     "held": _steered,
     "log": _logged,
     "logged_in": _logged_in,
     "login_refused": _login_refused,
+    "named": _named,
     "not notified": _not_notified,
     "notified": _notified,
     "opinion": _opinion,
+    "ordered": _ordered,
     "policy_failed": _opinion,
     "queued": _queued,
     "refused": _refused,
     "released": _steered,
     "resolved": _resolved,
     "retried": _steered,
+    "tls_failed": _tls_failed,
     "tried": _tried,
 }
 

@@ -199,11 +199,12 @@ class OutsideRouter:
     async def _chosen(self, envelope: Envelope, recipient: Recipient) -> Route | None:
         """What the first policy that has one says; what a failing one costs, if it is not to be ignored."""
         for seat in self._policies:
+            asked_at = self._clock.seconds()
             answer = await self._ask(seat, envelope, recipient)
             if answer is None:
                 continue
             route = _cost(seat) if isinstance(answer, Failed) else answer
-            self._tell(seat, envelope, recipient, answer, route)
+            self._tell(seat, envelope, recipient, answer, route, asked_at)
             if route is not None and not seat.shadow:
                 if isinstance(route, Local) or route.why:
                     return route
@@ -224,7 +225,13 @@ class OutsideRouter:
         return Failed(Failure(error))  # type: ignore[no-untyped-call]
 
     def _tell(
-        self, seat: Seat, envelope: Envelope, recipient: Recipient, answer: Route | Failed, route: Route | None
+        self,
+        seat: Seat,
+        envelope: Envelope,
+        recipient: Recipient,
+        answer: Route | Failed,
+        route: Route | None,
+        asked_at: float,
     ) -> None:
         facts: Mapping[str, object] = {}
         if isinstance(answer, Failed):
@@ -248,6 +255,7 @@ class OutsideRouter:
                 stage="route",
                 recipient=recipient.address,
                 opinion=None if route is None else _told(route),
+                milliseconds=round((self._clock.seconds() - asked_at) * 1000, 3),
                 shadow=seat.shadow,
                 **facts,
             )

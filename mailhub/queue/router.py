@@ -22,7 +22,7 @@ class Undeliverable:
     """The end of the line: nobody knows a way."""
 
     async def route(self, envelope: Envelope, recipient: Recipient) -> Route:
-        return Nowhere(NO_OUTBOUND)
+        return Nowhere(NO_OUTBOUND, "no role of this hub sends mail out")
 
 
 @implementer(IRouter)
@@ -40,11 +40,11 @@ class LocalRouter:
         try:
             account = await self._accounts.find(address)
         except AccountsUnavailable:
-            return Nowhere(ACCOUNTS_UNAVAILABLE)
+            return Nowhere(ACCOUNTS_UNAVAILABLE, "the accounts cannot be asked")
         match account:
             case Mailbox():
                 return Local(account)
             case Alias():
-                return Nowhere(BECAME_ALIAS)
+                return Nowhere(BECAME_ALIAS, f"{address} is an alias now")
             case _:
-                return Nowhere(NO_SUCH_USER)
+                return Nowhere(NO_SUCH_USER, f"{address} is not among the accounts")

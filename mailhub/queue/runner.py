@@ -50,6 +50,8 @@ SPOOL_RETRY_SECONDS = 5.0
 SLEEP_SECONDS_MAX = 600.0
 #: The shortest sleep when there was nothing to claim.
 SLEEP_SECONDS_MIN = 0.1
+#: So many hosts of a route are named in history.
+HOSTS_TOLD_MAX = 5
 #: How long deliveries under way may take to end when the runner is stopped.
 DRAIN_SECONDS = 30.0
 
@@ -290,7 +292,7 @@ class Runner:
             raise
         except Exception:
             self._log.failure("{queue_id} cannot be routed", queue_id=envelope.queue_id, recipient=recipient.address)
-            return Nowhere(INTERNAL_FAULT)
+            return Nowhere(INTERNAL_FAULT, "a bug in routing; the log has it")
 
     async def _attempt(self, message: _Message, pairs: Pairs) -> None:
         """One attempt for recipients that travel together."""
@@ -340,6 +342,15 @@ class Runner:
     async def _put_back(self, message: _Message, pairs: Pairs, seconds: float) -> None:
         """No room at the destination, and too many wait already: no attempt, and nothing to tell."""
         at = self._clock.seconds() + seconds
+        envelope, route = message.envelope, pairs[0][1]
+        self._history.record(
+            "crowded",
+            session_id=envelope.session_id,
+            queue_id=envelope.queue_id,
+            route=_told(route),
+            recipients=tuple([recipient.address for recipient, _ in pairs]),
+            next_attempt_at=round(at, 3),
+        )
         await self._record(message, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
 
     # --- outcomes ------------------------------------------------------------------------------------------------
@@ -368,7 +379,7 @@ class Runner:
                 recipient=recipient.address,
                 reply=outcome.reply,
                 detail=outcome.detail,
-                **_beyond(outcome, changed),
+                **_beyond(outcome, changed, route),
             )
         if to_tell:
             told = await self._told(message, to_tell, remotes, now)
@@ -493,13 +504,19 @@ def _destination(route: Route) -> str | None:
 def _reasons(route: Route) -> Mapping[str, object]:
     """For history: how the route was found, and who says how it is protected.  Our own mailboxes need no reason."""
     if isinstance(route, Lmtp | Smtp):
-        return {"why": route.why, "tls": route.tls, "tls_source": route.tls_source}
+        hosts = tuple([host.name or host.address for host in route.hosts[:HOSTS_TOLD_MAX]])
+        return {"why": route.why, "hosts": hosts, "tls": route.tls, "tls_source": route.tls_source}
     return _NO_FACTS
 
 
-def _beyond(outcome: Outcome, after: Recipient) -> Mapping[str, object]:
-    """For history: whose words the reply is, and when it goes on.  Nothing for what was delivered here."""
+def _beyond(outcome: Outcome, after: Recipient, route: Route) -> Mapping[str, object]:
+    """For history: whose words the reply is, when it goes on or why not, and that there was no way to try.  Nothing for
+    what was delivered here."""
     facts: dict[str, object] = {"remote": outcome.remote} if outcome.remote else {}
+    if isinstance(route, Nowhere):
+        facts["route"] = "nowhere"
+    if after.state is State.FAILED and isinstance(outcome, Deferred):
+        facts["rule"] = "queue.give_up" if _pace(route).give_up is None else "give_up of the route"
     if after.state is State.QUEUED:
         facts["next_attempt_at"] = round(after.next_attempt_at, 3)
     return facts or _NO_FACTS

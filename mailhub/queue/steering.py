@@ -170,6 +170,15 @@ class Steering:
                 self._spool.relinquish(queue_id)
                 return Steered(queue_id, Result.UNCHANGED, why=_WHY_NOT[order.operation])
             if order.operation is Operation.BOUNCE:
+                self._history.record(  # before the notification that it leads to
+                    "ordered",
+                    envelope.session_id,
+                    queue_id,
+                    operation=order.operation.value,
+                    recipients=tuple(changes),
+                    by=order.by,
+                    reason=order.reason,
+                )
                 content = await self._spool.content_of(queue_id)
                 assert content is not None  # it is ours
                 for told in await self._tell(envelope, list(changes.values()), content):

@@ -161,7 +161,7 @@ def test_bounce_tells_before_it_forgets(bench: Bench) -> None:
     assert recipient.state is State.FAILED
     assert str(recipient.last_reply) == "554 5.0.0 The postmaster has sent this message back: because"
     assert bench.states(queue_id) == {}
-    assert bench.history.kinds() == ["failed", "removed"]
+    assert bench.history.kinds() == ["ordered", "failed", "removed"]
 
 
 def test_what_cannot_be_told_stays(bench: Bench) -> None:
