@@ -19,6 +19,9 @@ import apsw
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mailhub.history.causes import unexplained
+from mailhub.history.pages import parse
+
 # The same examples each time, however slow or busy the machine is.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
@@ -65,6 +68,8 @@ class HubProcess:
     directory: Path
     process: subprocess.Popen[bytes]
     ports: dict[str, int] = field(default_factory=dict)
+    #: Whether all of its history is there, so that it can be asked whether it explains itself.
+    is_whole: bool = True
     passwords: dict[str, str] = field(default_factory=lambda: dict(PASSWORDS))
 
     @property
@@ -94,6 +99,13 @@ class HubProcess:
     def log(self) -> list[dict[str, object]]:
         path = self.directory / "var" / "log" / "mailhub.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def must_explain_itself(self) -> None:
+        """Every event has told what it must, and has a cause: asked when the hub has ended, of all that it did."""
+        if self.is_whole and self.process.returncode == -signal.SIGTERM:
+            path = self.directory / "var" / "log" / "mailhub.jsonl"
+            told = [event for line in path.read_text().splitlines() if (event := parse(line)) is not None]
+            assert unexplained(told) == []
 
     def command(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """`mailhub WORDS --config ...` run to its end."""
@@ -207,6 +219,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     yield begin
     for hub in running:
         hub.stop()
+    killed = {hub.directory for hub in running if hub.process.returncode == -signal.SIGKILL}  # history is cut there
+    for hub in running:
+        if hub.directory not in killed:
+            hub.must_explain_itself()
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +237,7 @@ def hub_process() -> Iterator[Callable[..., HubProcess]]:
     yield begin
     for each in running:
         assert each.stop() == -signal.SIGTERM, (each.directory / "output").read_text()
+        each.must_explain_itself()
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +247,4 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     running = start_hub(tmp_path_factory.mktemp("hub"), configuration or CONFIGURATION, aliases or ALIASES)
     yield running
     assert running.stop() == -signal.SIGTERM, (running.directory / "output").read_text()
+    running.must_explain_itself()

@@ -32,7 +32,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`address` was an alias, or a mailbox that gives copies away, and led to `targets`."""
+    """`address` was an alias, a mailbox that gives copies away, or another name of one, and led to `targets`."""
 
     address: Address
     targets: tuple[Address, ...]
@@ -72,7 +72,8 @@ async def resolve(accounts: IAccounts, address: Address) -> Resolution:
         return Resolution((Destination(address),))
     account = await accounts.find(address)
     if isinstance(account, Mailbox) and not account.copies_to:
-        return Resolution((Destination(_final(account)),))
+        final = _final(account)
+        return Resolution((Destination(final),), _renamed(address, final))
     if account is None:
         return Resolution((), dangling=(address,))
     search = _Search(accounts)
@@ -116,6 +117,7 @@ class _Search:
             case Mailbox() as mailbox:
                 final = _final(mailbox)
                 self._destinations.setdefault(final, Destination(final))
+                self._steps += _renamed(address, final)
                 if mailbox.copies_to and mailbox.address not in self._followed:
                     await self._expand(address, mailbox.address, mailbox.copies_to, way)
             case Alias() as alias:
@@ -132,6 +134,13 @@ class _Search:
         self._steps.append(Step(address, targets))
         for target in targets:
             await self.follow(target, address, (*way, entry))
+
+
+def _renamed(address: Address, final: Address) -> tuple[Step, ...]:
+    """A step where a mailbox was asked for by another name than its own, as `alice+` for `alice`; case is no name."""
+    if final == address or final.local.lower() == address.local.lower():
+        return ()
+    return (Step(address, (final,)),)
 
 
 def _final(mailbox: Mailbox) -> Address:

@@ -322,7 +322,7 @@ def test_in_the_background_the_command_ends_when_the_hub_serves(
     finally:
         os.kill(pid, signal.SIGTERM)
     until(lambda: not (tmp_path / "pid").exists())
-    assert texts(tmp_path)[-2:] == ["stopping", "stopped"]
+    assert texts(tmp_path)[-3:] == ["stopping", "dismissed", "stopped"]
 
 
 def test_nobody_is_greeted_before_the_spool_is_open(tmp_path: Path, client: Callable[[int], Client]) -> None:

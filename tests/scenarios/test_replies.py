@@ -486,6 +486,7 @@ def test_no_space_during_content(small_disk: Path, hub_process: Callable[..., An
     for client in clients:
         client.send(b".\r\n")
     said = [client.reply()[:9] for client in clients]
+    hub.is_whole = False  # its history is gone with the disk
     assert set(said) == {"250 2.0.0", "452 4.3.1"}
     assert said.count("250 2.0.0") <= 4
 
