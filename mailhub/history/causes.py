@@ -102,6 +102,10 @@ class _History:
     def at_the_end(self) -> Iterable[str]:
         """What only the end can show."""
         for queue_id, message in self.messages.items():
+            if not message.is_removed and all(
+                address in message.last and message.last[address].kind in _FINAL for address in message.recipients
+            ):
+                yield f"{queue_id}: every recipient has had an end, and nothing says that it is gone"
             if message.untold:
                 yield f"{queue_id}: nobody was told that it failed for {_list(message.untold)}, and nothing says why"
 
@@ -171,7 +175,7 @@ def _resolved(history: _History, event: Told) -> Iterable[str]:
     return ()
 
 
-def _abandoned(history: _History, event: Told) -> Iterable[str]:
+def _after_hello(history: _History, event: Told) -> Iterable[str]:
     if not history.session(event).is_greeted:
         yield "comes before a hello"
 
@@ -313,11 +317,11 @@ FORMS: Mapping[str, Form] = {
     "stopped": Form("hub"),
     "log": Form("hub", "level text"),
     # Sessions
-    "abandoned": Form("session", "reverse_path stage cause peer", check=_abandoned),
+    "abandoned": Form("session", "reverse_path stage cause peer", check=_after_hello),
     "dismissed": Form("session", "reply rule peer"),
     "greeted": Form("session", "peer verb hello", check=_greeted),
-    "logged_in": Form("session", "login mechanism peer"),
-    "login_refused": Form("session", "mechanism peer reply cause"),
+    "logged_in": Form("session", "login mechanism peer", check=_after_hello),
+    "login_refused": Form("session", "mechanism peer reply cause", check=_after_hello),
     "named": Form("session", "peer", ("ptr ptr_cause",)),
     "opinion": Form("", "policy key stage", ("opinion prepended",), check=_opinion),
     "policy_failed": Form("", "policy key stage error", check=_opinion),
