@@ -347,6 +347,14 @@ class ResolutionDeferred(Exception):
     """DNS could not say now; whoever asked must come back later."""
 
 
+class IPeerNames(Interface):
+    """What the DNS calls our clients, for history."""
+
+    def look_up(ip: str, told: Callable[[Mapping[str, object]], None]) -> None:
+        """Have `told` called with facts (`ptr`, `ptr_confirmed`, or `ptr_cause` if there is no name): at once if they
+        are known, else later; never for addresses that have no name.  Raises nothing."""
+
+
 # --- opinions ----------------------------------------------------------------------------------------------------
 
 

@@ -395,6 +395,9 @@ class History(Section):
     size_max: Octets = setting(
         "1GB", ge=16 * 1024 * 1024, told="Largest database; beyond that the oldest is forgotten."
     )
+    names: bool = setting(
+        True, told="Whether the DNS is asked for the name of each client (PTR).  No session waits for the answer."
+    )
     redact: Literal["none", "local", "hash"] = setting(
         "none",
         told="What becomes of mail addresses here and in `log.file`: none (they are kept), local (only the domain is) "

@@ -17,6 +17,7 @@ from mailhub.app.privileges import Person, acting_as, make_directory_for, make_f
 from mailhub.deliver.connections import Connections
 from mailhub.deliver.maildir import MaildirDeliverer
 from mailhub.deliver.smtp import Outside, SmtpDeliverer
+from mailhub.dns.names import PeerNames
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
@@ -60,6 +61,7 @@ class House:
     maildir: MaildirDeliverer
     memory: KeyValueFile
     resolver: Resolver
+    names: PeerNames
     certificates: CertificateStore
     descriptors: Descriptors
     doorkeeper: Doorkeeper
@@ -127,6 +129,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
         maildir=MaildirDeliverer(mailboxes, executor, reactor),
         memory=KeyValueFile(str(config.data / "policy-memory.db"), reactor, disk, executor),
         resolver=resolver,
+        names=PeerNames(resolver, reactor),
         certificates=_certificates(config, reactor, person),
         descriptors=descriptors,
         doorkeeper=Doorkeeper(

@@ -74,6 +74,7 @@ def _reception(house: House, config: Config, role: str, panel: Panel) -> Recepti
         history=house.history,
         logins=logins if submits else None,
         submits=submits,
+        names=house.names if config.history.names else None,
         greet_delay_seconds=config.mta.greet_delay if role == "mta" else 0.0,
         hops_max=config.limits.hops,
     )

@@ -165,6 +165,7 @@ class _Stage:
             mailboxes=MaildirStore(disk, self._reactor, str(config.data), config.mda.maildir, config.hostname),
             memory=SimpleNamespace(namespace=memory),
             resolver=self._resolver,
+            names=None,  # nobody connects
             throttle=Throttle(self._reactor),
         )
 

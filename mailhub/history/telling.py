@@ -139,7 +139,10 @@ def _connected(event: Told, story: Story) -> tuple[str, str]:
 
 
 def _greeted(event: Told, story: Story) -> tuple[str, str]:
-    text = f"{event.text('peer')} said {event.text('verb')} {event.text('hello')}"
+    confirmed = f" ({event.text('ptr')})" if event.facts.get("ptr_confirmed") else ""
+    text = f"{event.text('peer')}{confirmed} said {event.text('verb')} {event.text('hello')}"
+    if not confirmed and (event.facts.get("ptr") or event.facts.get("ptr_cause")):
+        text += f", {_name(event)}"
     if event.facts.get("tls"):
         text += f", under {event.text('tls')} {event.text('cipher')}".rstrip()
     if event.facts.get("seconds"):
@@ -293,7 +296,10 @@ def _name(event: Told) -> str:
     name = event.text("ptr")
     if not name:
         return f"has no name ({event.text('ptr_cause')})"
-    return f"is {name}" if event.facts.get("ptr_confirmed") else f"calls itself {name}, which does not lead back to it"
+    if event.facts.get("ptr_confirmed"):
+        return f"is {name}"
+    doubt = "which does not lead back to it" if "ptr_confirmed" in event.facts else "which nobody could confirm"
+    return f"is called {name}, {doubt}"
 
 
 def _tls_failed(event: Told, story: Story) -> tuple[str, str]:

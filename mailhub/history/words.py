@@ -25,6 +25,7 @@ ASKED = frozenset(
         "notification",
         "original",
         "peer",
+        "ptr",
         "recipient",
         "recipients",
         "reverse_path",

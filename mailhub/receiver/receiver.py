@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory, ISpool, SpoolError, SpoolFull
+from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory, IPeerNames, ISpool, SpoolError, SpoolFull
 from mailhub.model import Address, Envelope, ForwardPath, Hello, Identity, Reply, Session, Tls, Transaction
 from mailhub.policy.begin import begin
 from mailhub.policy.panel import Panel, Verdict
@@ -66,6 +66,7 @@ class Reception:
     logins: Logins | None = None
     submits: bool = False
     greet_delay_seconds: float = 0.0
+    names: IPeerNames | None = None
     hops_max: int = 50
     recipients_total_max: int = 10_000
 
@@ -86,6 +87,8 @@ class Receiver:
         self._attempt: LoginAttempt | None = None
         self._failed_logins = 0
         self._connected_at = reception.clock.seconds()
+        self._name: Mapping[str, Any] = {}  # what the DNS calls the client, until that is told
+        self._is_told = False  # history knows of this session
 
     def answer(self, event: events.Event) -> Answers:
         """The answer to a question, None to a notice, or a Deferred of the answer."""
@@ -145,12 +148,22 @@ class Receiver:
     # --- before a transaction ----------------------------------------------------------------------------------
 
     def _connected(self, _: events.Connected) -> Answers:
+        if self.reception.names is not None:
+            self.reception.names.look_up(self.session.peer.ip, self._named)
         verdict = self.reception.panel.judge_connection(self.session)
         return _then(verdict, self._greet)
 
+    def _named(self, facts: Mapping[str, Any]) -> None:
+        """The name of the client is known: it is told with the hello, or by itself if that was told before."""
+        if self._is_told:
+            self.reception.history.record("named", self.session.id, peer=self.session.peer.ip, **facts)
+        else:
+            self._name = facts
+
     def _greet(self, verdict: Verdict) -> Answers:
         if verdict.reply is not None and not verdict.reply.is_positive:
-            return self._refused(verdict.reply, "connection", by=verdict.by)
+            self._is_told = True
+            return self._refused(verdict.reply, "connection", by=verdict.by, **self._name)
         self._connection_fields = verdict.fields
         banner = Reply(220, f"{self.reception.hostname} {'LMTP' if self.reception.role == 'lmtp' else 'ESMTP'} mailhub")
         if self.reception.greet_delay_seconds <= 0:
@@ -179,6 +192,8 @@ class Receiver:
         facts: dict[str, Any] = {"peer": session.peer.ip, "verb": session.hello.verb, "hello": session.hello.name}
         if session.tls is not None:
             facts["tls"], facts["cipher"] = session.tls.version, session.tls.cipher
+        facts.update(self._name)
+        self._name, self._is_told = {}, True
         seconds = round(self.reception.clock.seconds() - self._connected_at, 3)
         self.reception.history.record("greeted", session.id, seconds=seconds, **facts)
 

@@ -21,6 +21,7 @@ from zope.interface import implementer
 from mailhub.app.scenery import Record
 from mailhub.deliver.maildir import MaildirDeliverer
 from mailhub.deliver.smtp import Outside, SmtpDeliverer
+from mailhub.dns.names import PeerNames
 from mailhub.dsn.notifier import Notifier
 from mailhub.history.pages import Told
 from mailhub.interfaces import (
@@ -206,7 +207,8 @@ class WitnessedHub:
                 "null.example": [(0, "")],
                 "tls.example": [(10, "mx.far.example")],
             },
-            addresses={"mx.far.example": [FAR], "mx.slow.example": [SLOW]},
+            ptr={"192.0.2.99": ["client.example"]},
+            addresses={"client.example": ["192.0.2.99"], "mx.far.example": [FAR], "mx.slow.example": [SLOW]},
             broken=["broken.example"],
         )
         self.mailboxes = Mailboxes()
@@ -291,6 +293,7 @@ class WitnessedHub:
             clock=self.network,
             history=self.history,
             logins=logins if role == "msa" else None,
+            names=PeerNames(self.resolver, self.network),
             submits=role == "msa",
             hops_max=hops_max,
         )

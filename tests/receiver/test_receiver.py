@@ -564,3 +564,36 @@ def test_logged_in_mail_bears_its_login(desk: Callable[..., Any]) -> None:
     assert envelope.login == "alice@example.test"
     assert b" with ESMTPSA id " in envelope.prefix
     assert b"(TLSv1.3 TLS_AES_128_GCM_SHA256)" in envelope.prefix
+
+
+# --- what the client is called ---------------------------------------------------------------------------------------
+
+
+class Names:
+    """Tells what the test wants, when it wants it."""
+
+    def __init__(self) -> None:
+        self.told: Callable[[dict[str, object]], None]
+
+    def look_up(self, ip: str, told: Callable[[dict[str, object]], None]) -> None:
+        self.told = told
+
+
+def test_a_name_that_is_known_in_time_is_told_with_the_hello(desk: Callable[..., Any]) -> None:
+    names = Names()
+    here = desk(names=names)
+    assert str(here.ask(events.Connected())).startswith("220 "), "nobody waits for the name"
+    names.told({"ptr": "c.example", "ptr_confirmed": True})
+    here.ask(events.HelloReceived("EHLO", "client.example"))
+    here.ask(events.HelloReceived("EHLO", "client.example"))
+    first, second = here.history.events
+    assert (first["kind"], first["ptr"]) == ("greeted", "c.example")
+    assert "ptr" not in second
+
+
+def test_a_name_that_comes_late_is_told_by_itself(desk: Callable[..., Any]) -> None:
+    names = Names()
+    here = desk(names=names).greet()
+    names.told({"ptr_cause": "the DNS has none"})
+    event = here.history.events[-1]
+    assert (event["kind"], event["peer"], event["ptr_cause"]) == ("named", "192.0.2.1", "the DNS has none")

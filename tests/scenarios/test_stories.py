@@ -128,6 +128,12 @@ def too_many_tries(hub: WitnessedHub) -> None:
         caller.say("AUTH PLAIN AGFsaWNlQGV4YW1wbGUudGVzdAB3cm9uZw==")
 
 
+def late_name(hub: WitnessedHub) -> None:
+    hub.resolver.silent.add("192.0.2.99")
+    hub.call().say("EHLO client.example")
+    hub.pass_time(40)
+
+
 def lost_in_content(hub: WitnessedHub) -> None:
     caller = hub.call().begin(ALICE)
     caller.say("DATA")
@@ -280,6 +286,8 @@ LIVES = [
     Life("logged in", lambda hub: hub.log_in(), "logged_in", "as alice@example.test with PLAIN"),
     Life("a login given up", lambda hub: hub.log_in("wrong").say("AUTH PLAIN", "*"), "login_refused", "gave up"),
     Life("no such mechanism", lambda hub: hub.log_in("wrong").say("AUTH WHAT"), "refused", "RFC 4954"),
+    Life("a name", content(MESSAGE), "greeted", "192.0.2.99 (client.example) said EHLO"),
+    Life("a name that comes late", late_name, "named", "has no name (no answer within 30 s)"),
     # --- the end of a session
     Life("lost in the content", lost_in_content, "abandoned", "in the content"),
     Life("reset", said("MAIL FROM:<>", "RSET"), "abandoned", "RSET"),
@@ -364,9 +372,9 @@ def test_a_life_leaves_a_complete_story(life: Life) -> None:
 
 
 def test_there_is_a_life_for_every_kind_of_event() -> None:
-    """Those of the hub itself, of handshakes and of names need more than this hub has: see the tests of the command."""
+    """Those of the hub itself and of handshakes need more than this hub has: see the tests of the command."""
     lived = {kind for life in LIVES for kind in life.kinds.split(", ")}
-    assert FORMS.keys() - lived == {"listening", "log", "named", "started", "stopped", "stopping", "tls_failed"}
+    assert FORMS.keys() - lived == {"listening", "log", "started", "stopped", "stopping", "tls_failed"}
 
 
 #: What a login is refused with; its event has a cause.
