@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import smtplib
+import socket
 import ssl
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ aliases = "aliases"
 [history]
 redact = "hash"
 """
+WITHOUT_REDACTION = REDACTING.replace('[history]\nredact = "hash"\n', "")
 MESSAGE = b"Message-ID: <%b>\r\nSubject: hello\r\n\r\nHow are you?\r\n"
 
 
@@ -49,6 +53,18 @@ def eventually(hub: Any, *arguments: str) -> Result:
         if result.exit_code == 0 or time.monotonic() > ends_at:
             return result
         time.sleep(0.1)
+
+
+def until(question: Callable[[], Any]) -> None:
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while not question():
+        assert time.monotonic() < ends_at, "it did not happen"
+        time.sleep(0.05)
+
+
+def says(hub: Any, text: str) -> bool:
+    """Whether the log does."""
+    return any(text in str(event.get("text")) for event in hub.log())
 
 
 def lines_in_order(text: str, *patterns: str) -> None:
@@ -151,6 +167,23 @@ def test_it_is_told_when_the_hub_is_down_too(start: Callable[..., Any]) -> None:
     lines_in_order(result.stdout, "delivered, from", "^> .* delivered")
 
 
+def test_a_handshake_that_fails_is_told(hub: Any) -> None:
+    """The address that it came from is asked for: 127.0.0.9 is used by nobody else here."""
+    with socket.create_connection(("127.0.0.1", hub.ports["msa-tls"]), 10, ("127.0.0.9", 0)) as client:
+        client.sendall(b"EHLO who.talks.in.the.clear\r\n" * 4)
+        with contextlib.suppress(ConnectionError):
+            client.recv(4096)
+    result = eventually(hub, "127.0.0.9")
+    assert re.search(r"no TLS +with 127\.0\.0\.9: .*(wrong version number|http request|packet)", result.stdout), result
+
+
+def test_mail_of_a_program_is_found_by_its_message_id(hub: Any) -> None:
+    ended = hub.command("sendmail", "bob@example.test", stdin="Message-ID: <cron.1@example.test>\nSubject: x\n\nx\n")
+    assert ended.returncode == 0, ended.stderr
+    result = eventually(hub, "<cron.1@example.test>")
+    lines_in_order(result.stdout, "Message-ID <cron.1@example.test>", "queued .*from a program of user", "delivered")
+
+
 def test_a_corrupt_database_never_stops_mail(start: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "var" / "history.db"
     path.parent.mkdir()
@@ -181,6 +214,90 @@ def test_a_locked_database_never_stops_mail(start: Callable[..., Any], tmp_path:
     locker.close()
     assert eventually(hub, "locked@elsewhere.example").exit_code == 0
     assert len(hub.messages("bob@example.test")) == 2
+
+
+def test_a_database_locked_for_itself_is_waited_for_and_nothing_is_lost(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """BEGIN EXCLUSIVE, and a lock that readers cannot pass either."""
+    hub = start()
+    send(hub, "before@elsewhere.example", "bob@example.test")
+    assert eventually(hub, "ann@elsewhere.example").exit_code == 0
+    locker = apsw.Connection(str(tmp_path / "var" / "history.db"))
+    locker.set_busy_timeout(10_000)
+    locker.execute("BEGIN EXCLUSIVE")
+    for number in range(5):
+        send(hub, f"{number}@elsewhere.example", "bob@example.test", sender=f"locked{number}@elsewhere.example")
+    until(lambda: len(hub.messages("bob@example.test")) == 6)
+    until(lambda: says(hub, "the history database cannot be written, mail flows without"))
+    locker.execute("ROLLBACK")
+    locker.close()
+    assert eventually(hub, "locked4@elsewhere.example").exit_code == 0
+    until(lambda: says(hub, "the history database is written again"))
+    assert not list((tmp_path / "var").glob("*set-aside*")), "a lock is no damage"
+
+
+def test_a_database_that_becomes_corrupt_while_the_hub_runs_is_set_aside(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    hub = start()
+    path = tmp_path / "var" / "history.db"
+    for number in range(40):
+        send(hub, f"{number}@elsewhere.example", "bob@example.test")
+    assert eventually(hub, "<39@elsewhere.example>").exit_code == 0
+    # What the write-ahead log has goes home, and then the middle of the file is overwritten in place.
+    checkpointer = apsw.Connection(str(path))
+    checkpointer.set_busy_timeout(10_000)
+    checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    checkpointer.close()
+    with path.open("r+b") as file:
+        file.seek(16 * 1024)
+        file.write(b"\xff" * (path.stat().st_size - 16 * 1024))
+    numbers = iter(range(100))
+
+    def is_set_aside() -> bool:
+        number = next(numbers)
+        send(hub, f"later.{number}@elsewhere.example", "bob@example.test", sender="later@elsewhere.example")
+        time.sleep(0.2)
+        return bool(list(path.parent.glob("history.db.set-aside-*")))
+
+    until(is_set_aside)
+    assert eventually(hub, "later@elsewhere.example").exit_code == 0
+    until(lambda: len(hub.messages("bob@example.test")) == 40 + next(numbers))
+    (aside,) = path.parent.glob("history.db.set-aside-*[0-9]")
+    assert says(hub, str(aside))
+    assert says(hub, "a new one begins")
+
+
+@pytest.fixture
+def small_history(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own for the history, of one megabyte."""
+    folder = tmp_path / "history"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"NOT TESTED: a full disk, for nothing can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_never_stops_mail_and_is_told(start: Callable[..., Any], small_history: Path) -> None:
+    hub = start(configuration=WITHOUT_REDACTION + f'[history]\nfile = "{small_history}/history.db"\n')
+    send(hub, "before@elsewhere.example", "bob@example.test")
+    assert eventually(hub, "<before@elsewhere.example>").exit_code == 0
+    ballast = small_history / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 1024)
+    for number in range(60):
+        send(hub, f"{number}@elsewhere.example", "bob@example.test", sender="full@elsewhere.example")
+    until(lambda: len(hub.messages("bob@example.test")) == 61)
+    until(lambda: says(hub, "the history database cannot be written, mail flows without"))
+    ballast.unlink()
+    assert eventually(hub, "<59@elsewhere.example>").exit_code == 0
+    until(lambda: says(hub, "the history database is written again"))
 
 
 def test_hashed_addresses_are_found_by_who_has_the_key(start: Callable[..., Any], tmp_path: Path) -> None:
