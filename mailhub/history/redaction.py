@@ -1,7 +1,8 @@
 """Mail addresses in history, as far as the postmaster wants to know them.
 
 What is redacted never reaches a disk: neither the facts of an event nor the words of other hosts that quote an address.
-The domain stays, for without it no story could be understood, and so does a Message-ID, by which other hosts ask.
+The domain stays, for without it no story could be understood, and so does a Message-ID, by which other hosts ask.  A
+file keeps its name and folder, and not the directories above, which are named after the mailbox.
 
 With HASH every address keeps a name of its own, so that its stories can still be asked for; who has the key can find
 out whether a name belongs to an address that they guess.  The key is that of the installation, and not in the history.
@@ -26,6 +27,9 @@ _DEPTH_MAX = 4
 _ADDRESS = re.compile(r'(?:"(?:[^"\\]|\\.){1,320}"|[^\s<>()\[\],;:"@\\]{1,320})@(\[[^\s\[\]]{1,64}\]|[\w.-]{1,255})')
 #: Facts that look like addresses and are none.
 _KEPT = frozenset({"message_id"})
+#: Facts that may name a file; the directories above it are named after mailboxes.
+_WITH_PATHS = frozenset({"cause", "detail", "error"})
+_PATH = re.compile(r"(?<![\w@:/.])/(?:[^\s/]+/)+([^\s/]+/[^\s/]+)")
 
 
 class Redact(StrEnum):
@@ -65,7 +69,13 @@ class Redaction:
 
     def facts(self, facts: Mapping[str, object]) -> dict[str, object]:
         """The facts of an event, redacted.  Never raises for what is in them."""
-        return {name: value if name in _KEPT else self._value(value) for name, value in facts.items()}
+        found = {name: value if name in _KEPT else self._value(value) for name, value in facts.items()}
+        for name in _WITH_PATHS.intersection(found):
+            value = found[name]
+            if isinstance(value, str):
+                is_path = value.startswith("/")
+                found[name] = ".../" + "/".join(value.split("/")[-2:]) if is_path else _PATH.sub(r".../\1", value)
+        return found
 
     def _value(self, value: object, depth: int = 0) -> object:
         match value:

@@ -307,7 +307,9 @@ def test_hashed_addresses_are_found_by_who_has_the_key(start: Callable[..., Any]
     assert re.search(r"from <~[0-9a-f]{12}@elsewhere.example> to <~[0-9a-f]{12}@example.test>", result.stdout)
     hub.stop()
     for name in ("history.db", "log/mailhub.jsonl"):
-        assert b"ann@elsewhere.example" not in (tmp_path / "var" / name).read_bytes()
+        octets = (tmp_path / "var" / name).read_bytes()
+        assert b"ann@elsewhere.example" not in octets
+        assert b"/bob/" not in octets, "the mailbox is named after its owner"
 
 
 # --- without a hub -------------------------------------------------------------------------------------------------

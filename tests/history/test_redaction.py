@@ -26,6 +26,8 @@ FACTS: dict[str, Any] = {
     "login": "alice@example.org",
     "octets": b"alice@example.org",
     "error": ValueError("alice@example.org"),
+    "detail": "/var/mail/example.org/al ice/Maildir/new/1.Q2",
+    "cause": "cannot write /var/mail/example.org/alice/Maildir/new/1.Q2: no space",
     "message_id": "<1@example.org>",
     "size": 4211,
 }
@@ -44,6 +46,7 @@ def test_no_address_reaches_a_disk(tmp_path: Path, how: Redact) -> None:
         assert b"alice" not in octets, path
         assert b"al ice" not in octets, path
     assert b"<1@example.org>" in (tmp_path / "l").read_bytes()
+    assert b".../new/1.Q2: no space" in (tmp_path / "l").read_bytes(), "the file is told"
     assert b'"size":4211' in (tmp_path / "l").read_bytes()
 
 
