@@ -221,8 +221,9 @@ def _attempted(event: Told, story: Story) -> tuple[str, str]:
     if event.facts.get("why"):
         text += f", by {event.text('why')}"
     hosts = event.facts.get("hosts")
-    if isinstance(hosts, list) and hosts:
-        text += f", at {', else '.join(map(str, dict.fromkeys(hosts)))}"
+    if isinstance(hosts, list):
+        named = [str(host) for host in dict.fromkeys(hosts) if str(host) not in route]
+        text += f", at {', else '.join(named)}" if named else ""
     if event.facts.get("tls"):
         source = f" ({event.text('tls_source')})" if event.facts.get("tls_source") else ""
         text += f"; TLS: {event.text('tls')}{source}"
