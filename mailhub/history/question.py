@@ -21,7 +21,7 @@ EVENTS_MAX = 2000
 SESSION_PAGES_MAX = 5
 
 #: What happens before the first mail transaction of a session, and belongs to all of them.
-_OPENING = frozenset({"connected", "greeted", "tls_started", "logged_in", "login_refused"})
+_OPENING = frozenset({"connected", "greeted", "named", "logged_in", "login_refused"})
 _OPENING_STAGES = frozenset({"connection", "hello"})
 
 

@@ -359,11 +359,15 @@ def stories(hub: WitnessedHub) -> str:
     return "\n".join(line for line, _ in told(Story("all", tuple(hub.events()))))
 
 
-@pytest.mark.parametrize("life", LIVES, ids=[life.name.replace(" ", "-") for life in LIVES])
-def test_a_life_leaves_a_complete_story(life: Life) -> None:
+def lived(life: Life) -> WitnessedHub:
     hub = WitnessedHub(**life.hub)
     life.live(hub)
-    hub.rest()
+    return hub.rest()
+
+
+@pytest.mark.parametrize("life", LIVES, ids=[life.name.replace(" ", "-") for life in LIVES])
+def test_a_life_leaves_a_complete_story(life: Life) -> None:
+    hub = lived(life)
     text = stories(hub)
     assert hub.unseen() == [], text
     assert unexplained(hub.events()) == [], text
@@ -407,9 +411,7 @@ _MERE_TELLING = {"abandoned", "logged_in", "tried"}
 )
 def test_who_takes_an_event_out_of_a_story_is_found_out(name: str) -> None:
     (life,) = [each for each in LIVES if each.name == name]
-    hub = WitnessedHub(**life.hub)
-    life.live(hub)
-    hub.rest()
+    hub = lived(life)
     whole = hub.events()
     for number, event in enumerate(whole):
         if event.kind in _MERE_TELLING or event.facts.get("shadow"):
@@ -422,9 +424,7 @@ def test_who_takes_an_event_out_of_a_story_is_found_out(name: str) -> None:
 @pytest.mark.parametrize("name", ["refused at recipient", "relayed by MX", "bounced", "sent back", "crowded"])
 def test_who_takes_a_fact_out_of_an_event_is_found_out(name: str) -> None:
     (life,) = [each for each in LIVES if each.name == name]
-    hub = WitnessedHub(**life.hub)
-    life.live(hub)
-    hub.rest()
+    hub = lived(life)
     whole = hub.events()
     for number, event in enumerate(whole):
         for fact in FORMS[event.kind].facts.split():
