@@ -11,10 +11,8 @@ tried here is skipped with the reason and the command that would help.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +24,16 @@ from typing import Any
 import pytest
 import trustme
 
-CACHE = Path(
-    os.environ.get("MAILHUB_INTEROP")
-    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailhub-interop"
+from mailhub.testing.confinement import (
+    CACHE,
+    answers,
+    cannot_confine,
+    free_port,
+    run,
+    users,
+    wait_for_greeting,
 )
-START_SECONDS_MAX = 30.0
+
 STOP_SECONDS_MAX = 10.0
 ARRIVAL_SECONDS_MAX = 60.0
 REMEDY = "`make interop`, as root on Debian, brings it"
@@ -39,9 +42,6 @@ TOOL_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 #: Where another test looks for it.
 if (CACHE / "postsrsd" / "unpacked").exists():
     os.environ.setdefault("POSTSRSD", str(CACHE / "postsrsd" / "usr" / "sbin" / "postsrsd"))
-
-#: Users and groups that the servers want to become.  Where one of these names exists already, it is taken as it is.
-USERS = {"postfix": 61001, "postdrop": 61002, "Debian-exim": 61003, "opensmtpd": 61004, "opensmtpq": 61005}
 
 #: What every peer calls the hub; its certificate has this name too.
 HUB_NAME = "mx.example.test"
@@ -412,82 +412,12 @@ class Peers:
             (place / "etc" / path).write_text(text)
         if certificate is not None:
             (place / "etc" / "hub.pem").write_bytes(certificate.read_bytes())
-        root = CACHE / name
-        mounts = [f"mount --bind {quote(str(place / 'log'))} /var/log"]
-        mounts += [f"mount -t tmpfs tmpfs {folder}" for folder in ("/run", "/var/lib", "/var/spool")]
-        mounts += [overlay("/etc", place / "etc", root / "etc"), overlay("/usr", root / "usr")]
         with (place / "output").open("wb") as output:
-            process = subprocess.Popen(
-                confined("\n".join((*mounts, script, "exit $?"))),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=place,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            )
+            process = run(script, CACHE / name, place / "etc", {"/var/log": place / "log"}, place, output)
         peer = Peer(name, port, process, place)
         self.running.append(peer)
-        ends_at = time.monotonic() + START_SECONDS_MAX
-        while not greets(port):
-            assert process.poll() is None, f"{name} has ended:\n{peer.told()}"
-            assert time.monotonic() < ends_at, f"{name} does not answer:\n{peer.told()}"
-            time.sleep(0.02)  # somebody else's process: there is nothing to wait on
+        wait_for_greeting(process, port, peer.told)
         return peer
-
-
-def confined(script: str) -> list[str]:
-    """The command that runs a shell script in its own namespaces, and ends with whoever started it.
-
-    The shell must stay their first process, and not become a server: one that changes its user, or is set-user-ID, is
-    not told of the end of its parent any more.
-    """
-    apart = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]
-    return ["setpriv", "--pdeathsig", "KILL", *apart, "sh", "-euc", script]
-
-
-def overlay(folder: str, *layers: Path) -> str:
-    """The command that lays these layers, as far as they exist, over a directory of the system."""
-    shown = ":".join([*(str(layer) for layer in layers if layer.is_dir()), folder])
-    return f"mount -t overlay overlay -o {quote(f'lowerdir={shown}')} {folder}" if ":" in shown else ":"
-
-
-def cannot_confine() -> str:
-    """Why there can be no namespaces with overlays here, or an empty string."""
-    if os.geteuid() != 0:
-        return "that needs root"
-    if any(shutil.which(tool) is None for tool in ("unshare", "setpriv", "mount")):
-        return "util-linux is not installed"
-    probe = "mount -t tmpfs tmpfs /run && mkdir /run/over && mount -t overlay overlay -o lowerdir=/run/over:/usr /usr"
-    tried = subprocess.run(confined(probe), capture_output=True, text=True)
-    return tried.stderr.strip()
-
-
-def users() -> dict[str, str]:
-    """This machine's users and groups, and those of the peers that are missing."""
-    tables = {}
-    for name, line in (("passwd", "{0}:x:{1}:{1}::/nonexistent:/usr/sbin/nologin\n"), ("group", "{0}:x:{1}:\n")):
-        text = Path("/etc", name).read_text()
-        known = {each.partition(":")[0] for each in text.splitlines()}
-        tables[name] = text + "".join(line.format(*user) for user in USERS.items() if user[0] not in known)
-    return tables
-
-
-def answers(port: int) -> bool:
-    """Whether anybody listens on this port."""
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-def greets(port: int) -> bool:
-    """Whether a server on this port says anything."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        return bool(connection.recv(1))
-    return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-CACHE = Path(
-    os.environ.get("MAILHUB_INTEROP")
-    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailhub-interop"
-)
-SINK = CACHE / "postfix" / "usr" / "sbin" / "smtp-sink"
+from mailhub.testing.confinement import unpacked
+
+SINK, ENVIRON = unpacked("postfix", "smtp-sink")
 PATIENCE_SECONDS = 20.0
 ALICE, BOB = "alice@client.example", "bob@far.example"
 CONFIGURATION = """
@@ -34,7 +32,9 @@ to = "{protocol}:127.0.0.1:{port}"
 
 pytestmark = [
     pytest.mark.interop,
-    pytest.mark.skipif(not SINK.exists(), reason=f"{SINK} IS NOT THERE: `make interop`, as root on Debian, brings it"),
+    pytest.mark.skipif(
+        not Path(SINK).exists(), reason=f"{SINK} IS NOT THERE: `make interop`, as root on Debian, brings it"
+    ),
 ]
 
 
@@ -45,12 +45,9 @@ def sink(tmp_path: Path, new_port: Callable[[], int]) -> Iterator[Callable[..., 
 
     def begin(*options: str) -> int:
         port = new_port()
-        libraries = CACHE / "postfix" / "usr" / "lib" / "postfix"
-        folders = [str(folder) for folder in (libraries, *(CACHE / "postfix" / "usr" / "lib").glob("*-linux-gnu*"))]
         user = ("-u", "root") if os.geteuid() == 0 else ()
-        command = [str(SINK), *user, "-D", "taken", *options, f"127.0.0.1:{port}", "100"]
-        environ = {**os.environ, "LD_LIBRARY_PATH": ":".join(folders)}
-        running.append(subprocess.Popen(command, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL))
+        command = [SINK, *user, "-D", "taken", *options, f"127.0.0.1:{port}", "100"]
+        running.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRON, stdin=subprocess.DEVNULL))
         return port
 
     yield begin
