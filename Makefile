@@ -1,13 +1,13 @@
 # The two commands of the README are `make run` and `make test`.  Everything else is for those who work on mailhub.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types tests interop wheel clean
+.PHONY: help run test lint types tests interop bench bench-short wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= etc/mailhub.toml
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 # editable_mode=compat: the default editable install of a flat layout hides twisted/plugins from twistd.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -46,6 +46,15 @@ tests: .venv/.tools
 interop: .venv/.tools  ## install other people's mail programs from Debian (root), then run the interop tests
 	tests/interop/install
 	$(BIN)/python -m pytest tests/interop
+
+# Postfix is only unpacked, which needs no root; running it does.  Without it mailhub is measured alone.
+bench: .venv/.installed  ## mailhub and Debian's Postfix in turn, all of the table (an hour, as root)
+	-tests/interop/install postfix
+	$(BIN)/python -m bench compare
+
+bench-short: .venv/.installed  ## the same, the six cells of the goal only (two minutes)
+	-tests/interop/install postfix
+	$(BIN)/python -m bench compare --short
 
 wheel: .venv/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

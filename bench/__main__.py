@@ -1,0 +1,77 @@
+"""`python -m bench`: the command line of the benchmarks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from bench import compare, plan, results
+from bench.hub import Hub
+
+ROOT = Path(__file__).parents[1]
+#: On the disk of the checkout, and ignored by git.
+PLACE = ROOT / "var" / "bench"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Measure mailhub, beside Debian's Postfix where that is to be had (`make interop`, as root, brings it).
+
+    Everything runs on 127.0.0.1, on ports that are free, with files under var/bench/ that are removed again.  Leave
+    the machine alone meanwhile: the table shows how much of it others used.
+    """
+
+
+@main.command(name="compare")
+@click.option("--short", is_flag=True, help="Two minutes: the six cells of the goal, in three rounds.")
+@click.option("--rounds", type=int, help="How often each cell is measured.  [default: 5, or 3 with --short]")
+@click.option("--messages", default=2000, show_default=True, help="Messages of one cell of 4 KiB.")
+@click.option("--only", multiple=True, help="Only cells with this in their names, such as 'Maildir' or '100 KiB'.")
+@click.option("--workers", default="1", show_default=True, help="Numbers of worker processes of mailhub: '1,2'.")
+@click.option("--pin", is_flag=True, help="Bind the server to core 0, load and sink to the others.")
+@click.option("--alone", is_flag=True, help="mailhub without Postfix.")
+@click.option("--name", help="Write bench/results/NAME.md and .json.  [default: full or short]")
+@click.option("--list", "listing", is_flag=True, help="Say which cells there are, and measure nothing.")
+def compare_(
+    short: bool,
+    rounds: int | None,
+    messages: int,
+    only: tuple[str, ...],
+    workers: str,
+    pin: bool,
+    alone: bool,
+    name: str | None,
+    listing: bool,
+) -> None:
+    """mailhub and Postfix in turn, with the same load: rates, CPU time, memory.
+
+    Both keep their logs, sync what they accept and run with their default settings; what is changed, and why, stands in
+    docs/how-to/run-the-benchmarks.md.  First, each shows under strace that it syncs, and that it delivers what it got.
+    """
+    cells = plan.SHORT if short else plan.full([int(word) for word in workers.split(",")])
+    cells = tuple(cell for cell in cells if all(word in cell.name for word in only))
+    if listing:
+        click.echo("\n".join(cell.name for cell in cells))
+        return
+    rounds = rounds or (3 if short else 5)
+    begun_at = time.monotonic()
+    about = results.about(f"python -m bench {' '.join(sys.argv[1:])}", rounds, ROOT)
+    found = compare.Comparison(
+        PLACE,
+        cells,
+        rounds,
+        messages,
+        (Hub,) if alone else compare.both(),
+        pin,
+        lambda text: click.echo(text, err=True),
+    ).run()
+    click.echo(results.markdown(found, about))
+    table, _ = results.write(found, about, name or ("short" if short else "full"))
+    click.echo(f"{table.relative_to(ROOT)}, in {time.monotonic() - begun_at:.0f} s", err=True)
+
+
+if __name__ == "__main__":
+    main()

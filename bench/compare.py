@@ -1,0 +1,112 @@
+"""mailhub and Postfix in turn: A B A B ..., the same cells in the same order, each time with new directories."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import load, postfix
+from bench.hub import Hub
+from bench.measure import Run, check_held, measure, warm_up
+from bench.plan import Cell, Work, by_server
+from bench.postfix import Postfix
+from bench.proof import Proof, prove
+from bench.server import HOSTNAME, Server
+from mailhub.net import self_signed
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Found:
+    """All that was measured: the runs of each cell by server, one a round."""
+
+    runs: dict[Cell, dict[str, list[Run]]] = field(default_factory=dict)
+    proofs: dict[Work, dict[str, Proof]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """What is to be compared, and how.  `messages` are those of a cell of 4 KiB; `pin` binds the server to core 0."""
+
+    place: Path
+    cells: Sequence[Cell]
+    rounds: int
+    messages: int
+    servers: Sequence[type[Server]]
+    pin: bool = False
+    tell: Tell = print
+
+    def run(self) -> Found:
+        """All rounds.  Raises what measure and prove raise: a table with a hole would tell less than an error."""
+        found = Found()
+        self.place.mkdir(parents=True, exist_ok=True)
+        for (work, workers), cells in by_server(self.cells).items():
+            for kind in self._able(work, workers, found):
+                self.tell(f"{kind.name}: {work.value}: does it keep its promise?")
+                found.proofs.setdefault(work, {})[kind.name] = self._prove(kind, work, workers)
+            for number in range(self.rounds):
+                for kind in self._able(work, workers, found):
+                    self._measure(kind, work, workers, cells, found, f"round {number + 1} of {self.rounds}")
+        return found
+
+    def _able(self, work: Work, workers: int, found: Found) -> Iterator[type[Server]]:
+        """The servers that can do this work here; a note says why one cannot."""
+        for kind in self.servers:
+            if kind is Postfix and (why := postfix.cannot_run(work)):
+                note = f"{work.value}: mailhub alone, since {why}"
+                if note not in found.notes:
+                    found.notes.append(note)
+                    self.tell(note)
+            elif kind is not Postfix or workers == 1:
+                yield kind
+
+    @contextmanager
+    def _running(self, kind: type[Server], work: Work, workers: int, keep: bool) -> Iterator[tuple[Server, load.Sink]]:
+        """A new server of this kind, and a sink; their files are removed behind it."""
+        place = self.place / f"{kind.name}-{work.name.lower()}"
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "server").mkdir(parents=True)
+        certificate = Path(self_signed.ensure(place / "tls", HOSTNAME, time.time()).certificate)
+        with load.sink(place, self._load_cores, place / "kept" if keep else None) as sink:
+            server = kind(place / "server", work, sink.port, certificate, workers, "0" if self.pin else "")
+            try:
+                server.start()
+                yield server, sink
+            finally:
+                server.stop()
+        shutil.rmtree(place)
+
+    @property
+    def _load_cores(self) -> str:
+        return "taskset -c 1- " if self.pin else ""
+
+    def _prove(self, kind: type[Server], work: Work, workers: int) -> Proof:
+        with self._running(kind, work, workers, keep=True) as (server, sink):
+            return prove(server, sink, server.place.parent / "kept")
+
+    def _measure(
+        self, kind: type[Server], work: Work, workers: int, cells: Sequence[Cell], found: Found, round_: str
+    ) -> None:
+        with self._running(kind, work, workers, keep=False) as (server, sink):
+            sent = warm_up(cells[0], server, sink)
+            for cell in cells:
+                messages = cell.messages(self.messages)
+                run = measure(cell, server, sink, messages, self._load_cores)
+                sent += messages
+                found.runs.setdefault(cell, {}).setdefault(kind.name, []).append(run)
+                self.tell(
+                    f"{round_}: {kind.name:8} {cell.name}: {run.rate:.0f}/s, {run.cpu_ms:.2f} ms CPU, "
+                    f"{run.rss_octets / 1e6:.0f} MB"
+                )
+            check_held(server, sent)
+
+
+def both() -> tuple[type[Server], ...]:
+    """In the order of each round."""
+    return (Hub, Postfix)
