@@ -32,6 +32,7 @@ def main() -> None:
 @click.option("--only", multiple=True, help="Only cells with this in their names, such as 'Maildir' or '100 KiB'.")
 @click.option("--workers", default="1", show_default=True, help="Numbers of worker processes of mailhub: '1,2'.")
 @click.option("--pin", is_flag=True, help="Bind the server to core 0, load and sink to the others.")
+@click.option("--urgent", is_flag=True, help="Before everything else on a machine that is not ours alone (root).")
 @click.option("--alone", is_flag=True, help="mailhub without Postfix.")
 @click.option("--name", help="Write bench/results/NAME.md and .json.  [default: full or short]")
 @click.option("--list", "listing", is_flag=True, help="Say which cells there are, and measure nothing.")
@@ -42,6 +43,7 @@ def compare_(
     only: tuple[str, ...],
     workers: str,
     pin: bool,
+    urgent: bool,
     alone: bool,
     name: str | None,
     listing: bool,

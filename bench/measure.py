@@ -67,18 +67,17 @@ def measure(cell: Cell, server: Server, sink: Sink, messages: int, bound: str = 
     known = arrived() if arrived is not None else 0
     machine, meter = Machine(), server.meter
     busy, cpu, sink_cpu = machine.busy_seconds(), meter.cpu_seconds(), sink.cpu_seconds
-    opened_at = time.monotonic()
     with peak(meter.rss_octets) as rss:
         loading = load.begin(cell_load(cell, server, messages), bound)
         loading.wait()
         if arrived is not None:
             _wait(arrived, known + messages, server)
         seconds = time.monotonic() - loading.begun_at
+        ours = meter.cpu_seconds() - cpu + loading.cpu_seconds + sink.cpu_seconds - sink_cpu
+        others = machine.busy_seconds() - busy - ours
         processes, pss = len(meter.pids()), meter.pss_octets()
     meter.wait_for_quiet()
     used = meter.cpu_seconds() - cpu
-    whole = time.monotonic() - opened_at
-    ours = used + loading.cpu_seconds + sink.cpu_seconds - sink_cpu
     return Run(
         rate=messages / seconds,
         cpu_ms=used / messages * 1000,
@@ -88,7 +87,7 @@ def measure(cell: Cell, server: Server, sink: Sink, messages: int, bound: str = 
         messages=messages,
         seconds=seconds,
         load_cpu_ms=loading.cpu_seconds / messages * 1000,
-        others=max(0.0, (machine.busy_seconds() - busy - ours) / (whole * machine.cores)),
+        others=max(0.0, others / (seconds * machine.cores)),
     )
 
 
