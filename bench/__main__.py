@@ -8,12 +8,26 @@ from pathlib import Path
 
 import click
 
-from bench import compare, plan, results
+from bench import compare, fairness, history, plan, results
 from bench.hub import Hub
 
 ROOT = Path(__file__).parents[1]
 #: On the disk of the checkout, and ignored by git.
 PLACE = ROOT / "var" / "bench"
+
+
+#: All that is measured can go before everybody else's work.
+urgently = click.option("--urgent", is_flag=True, help="Before all other work, on a machine that is not ours alone.")
+
+
+def tell(text: str) -> None:
+    """How far it is, for whoever watches."""
+    click.echo(text, err=True)
+
+
+def command() -> str:
+    """What was typed, for the results."""
+    return " ".join(["python -m bench", *sys.argv[1:]])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,7 +46,7 @@ def main() -> None:
 @click.option("--only", multiple=True, help="Only cells with this in their names, such as 'Maildir' or '100 KiB'.")
 @click.option("--workers", default="1", show_default=True, help="Numbers of worker processes of mailhub: '1,2'.")
 @click.option("--pin", is_flag=True, help="Bind the server to core 0, load and sink to the others.")
-@click.option("--urgent", is_flag=True, help="Before everything else on a machine that is not ours alone (root).")
+@urgently
 @click.option("--alone", is_flag=True, help="mailhub without Postfix.")
 @click.option("--name", help="Write bench/results/NAME.md and .json.  [default: full or short]")
 @click.option("--list", "listing", is_flag=True, help="Say which cells there are, and measure nothing.")
@@ -60,19 +74,30 @@ def compare_(
         return
     rounds = rounds or (3 if short else 5)
     begun_at = time.monotonic()
-    about = results.about(f"python -m bench {' '.join(sys.argv[1:])}", rounds, ROOT)
-    found = compare.Comparison(
-        PLACE,
-        cells,
-        rounds,
-        messages,
-        (Hub,) if alone else compare.both(),
-        pin,
-        lambda text: click.echo(text, err=True),
-    ).run()
+    about = results.about(command(), rounds, ROOT)
+    servers = (Hub,) if alone else compare.both()
+    comparison = compare.Comparison(PLACE, cells, rounds, messages, servers, pin, tell)
+    with fairness.one_group(urgent) as is_fair:
+        found = comparison.run()
+    if not is_fair:
+        found.notes.append("Server and load stood before the scheduler as it found them: there is no group for them.")
     click.echo(results.markdown(found, about))
-    table, _ = results.write(found, about, name or ("short" if short else "full"))
+    table = results.write(found, about, name or ("short" if short else "full"))
     click.echo(f"{table.relative_to(ROOT)}, in {time.monotonic() - begun_at:.0f} s", err=True)
+
+
+@main.command(name="history")
+@click.option("--rounds", default=5, show_default=True, help="How often each variant is measured.")
+@click.option("--messages", default=2000, show_default=True, help="Messages of one run.")
+@urgently
+def history_(rounds: int, messages: int, urgent: bool) -> None:
+    """What share of a message's CPU time the history and the log take."""
+    about = results.about(command(), rounds, ROOT)
+    with fairness.one_group(urgent):
+        costs = [history.cost(PLACE, cell, messages, rounds, tell) for cell in history.CELLS]
+    page = results.head("What history costs", about) + "\n" + history.markdown(costs)
+    click.echo(page)
+    results.save("history", page, {"about": about, "costs": [results.plain(cost) for cost in costs]})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from bench import load, postfix
 from bench.hub import Hub
@@ -66,34 +67,26 @@ class Comparison:
             elif kind is not Postfix or workers == 1:
                 yield kind
 
-    @contextmanager
-    def _running(self, kind: type[Server], work: Work, workers: int, keep: bool) -> Iterator[tuple[Server, load.Sink]]:
-        """A new server of this kind, and a sink; their files are removed behind it."""
-        place = self.place / f"{kind.name}-{work.name.lower()}"
-        shutil.rmtree(place, ignore_errors=True)
-        (place / "server").mkdir(parents=True)
-        certificate = Path(self_signed.ensure(place / "tls", HOSTNAME, time.time()).certificate)
-        with load.sink(place, self._load_cores, place / "kept" if keep else None) as sink:
-            server = kind(place / "server", work, sink.port, certificate, workers, "0" if self.pin else "")
-            try:
-                server.start()
-                yield server, sink
-            finally:
-                server.stop()
-        shutil.rmtree(place)
+    def _running(
+        self, kind: type[Server], work: Work, workers: int, is_kept: bool = False
+    ) -> AbstractContextManager[tuple[Server, load.Sink]]:
+        def make(place: Path, sink_port: int, certificate: Path) -> Server:
+            return kind(place, work, sink_port, certificate, workers, "0" if self.pin else "")
+
+        return running(self.place / f"{kind.name}-{work.name.lower()}", make, self._load_cores, is_kept)
 
     @property
     def _load_cores(self) -> str:
         return "taskset -c 1- " if self.pin else ""
 
     def _prove(self, kind: type[Server], work: Work, workers: int) -> Proof:
-        with self._running(kind, work, workers, keep=True) as (server, sink):
+        with self._running(kind, work, workers, is_kept=True) as (server, sink):
             return prove(server, sink, server.place.parent / "kept")
 
     def _measure(
         self, kind: type[Server], work: Work, workers: int, cells: Sequence[Cell], found: Found, round_: str
     ) -> None:
-        with self._running(kind, work, workers, keep=False) as (server, sink):
+        with self._running(kind, work, workers) as (server, sink):
             sent = warm_up(cells[0], server, sink)
             for cell in cells:
                 messages = cell.messages(self.messages)
@@ -105,6 +98,31 @@ class Comparison:
                     f"{run.rss_octets / 1e6:.0f} MB"
                 )
             check_held(server, sent)
+
+
+Kind = TypeVar("Kind", bound=Server)
+
+
+@contextmanager
+def running(
+    place: Path, make: Callable[[Path, int, Path], Kind], load_cores: str = "", is_kept: bool = False
+) -> Iterator[tuple[Kind, load.Sink]]:
+    """A server that runs in a new directory, and a sink; their files are removed behind them.
+
+    `make` gets the server's place, the port of the sink, and a certificate.  What the sink takes is kept in the file
+    `kept` above that place if `is_kept`.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    (place / "server").mkdir(parents=True)
+    certificate = Path(self_signed.ensure(place / "tls", HOSTNAME, time.time()).certificate)
+    with load.sink(place, load_cores, place / "kept" if is_kept else None) as sink:
+        server = make(place / "server", sink.port, certificate)
+        try:
+            server.start()
+            yield server, sink
+        finally:
+            server.stop()
+    shutil.rmtree(place)
 
 
 def both() -> tuple[type[Server], ...]:

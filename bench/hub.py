@@ -26,6 +26,7 @@ certificate = "{certificate}"
 key = "{certificate}"
 [limits]
 sessions_per_address = 1000
+{limits}
 [mta]
 listen = ["tcp:{port}:interface=127.0.0.1"]
 greet_delay = "0s"
@@ -57,9 +58,10 @@ ROLES = {Work.ACCEPT: "mta", Work.SUBMIT: "msa"}
 
 
 class Hub(Server):
-    """One process of twistd.  `more` are further lines of the configuration."""
+    """One process of twistd.  `limits` are further lines of that section, `more` further sections."""
 
     name = "mailhub"
+    limits = ""
     more = ""
 
     def start(self) -> None:
@@ -88,6 +90,7 @@ class Hub(Server):
                 msa_port=msa_port,
                 sink_port=self.sink_port,
                 plugins=Path(__file__).parent / "policies",
+                limits=self.limits,
                 more=self.more,
             )
         )

@@ -82,13 +82,19 @@ def markdown(found: Found, about: dict[str, Any]) -> str:
     return "\n".join(_page(found, about)) + "\n"
 
 
+def head(title: str, about: dict[str, Any]) -> str:
+    """The first lines of any page: what it is, and what it holds for."""
+    changed = ", with changes that are not committed" if about["uncommitted"] else ""
+    machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items())
+    return (
+        f"# {title}, {about['date']}\n\n"
+        f"Commit {about['commit']}{changed}; medians of {about['rounds']} rounds of `{about['command']}`.\n"
+        f"{machine}.\n"
+    )
+
+
 def _page(found: Found, about: dict[str, Any]) -> Iterator[str]:
-    yield f"# mailhub and Postfix, {about['date']}"
-    yield ""
-    dirty = ", with changes that are not committed" if about["uncommitted"] else ""
-    yield f"Commit {about['commit']}{dirty}; medians of {about['rounds']} rounds of `{about['command']}`."
-    yield ", ".join(f"{name} {value}" for name, value in about["machine"].items()) + "."
-    yield ""
+    yield head("mailhub and Postfix", about)
     yield HEAD
     yield from (_row(line) for line in lines(found))
     yield ""
@@ -191,29 +197,33 @@ def _git(*words: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def write(found: Found, about: dict[str, Any], name: str, folder: Path = RESULTS) -> tuple[Path, Path]:
-    """Both forms, as `name`.md and `name`.json."""
+def plain(value: Any) -> Any:
+    """A dataclass as JSON can hold it."""
+    return json.loads(json.dumps(asdict(value), default=lambda each: getattr(each, "name", None) or str(each)))
+
+
+def write(found: Found, about: dict[str, Any], name: str, folder: Path = RESULTS) -> Path:
+    """The comparison, in both forms; gives the path of the table."""
+    cells = [
+        {
+            "name": line.cell.name,
+            **plain(line.cell),
+            "ratio": line.ratio,
+            "cpu_ratio": line.cpu_ratio,
+            "medians": {name: asdict(run) for name, run in line.servers.items()},
+            "runs": {name: [asdict(run) for run in runs] for name, runs in found.runs[line.cell].items()},
+        }
+        for line in lines(found)
+    ]
+    proofs = {work.name: {name: asdict(proof) for name, proof in each.items()} for work, each in found.proofs.items()}
+    told = {"about": about, "notes": found.notes, "proofs": proofs, "cells": cells}
+    return save(name, markdown(found, about), told, folder)
+
+
+def save(name: str, page: str, data: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """A page for people as `name`.md, and the same for machines as `name`.json; gives the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = {
-        "about": about,
-        "notes": found.notes,
-        "proofs": {
-            work.name: {name: asdict(proof) for name, proof in each.items()} for work, each in found.proofs.items()
-        },
-        "cells": [
-            {
-                "name": line.cell.name,
-                **asdict(line.cell),
-                "work": line.cell.work.name,
-                "ratio": line.ratio,
-                "cpu_ratio": line.cpu_ratio,
-                "medians": {name: asdict(run) for name, run in line.servers.items()},
-                "runs": {name: [asdict(run) for run in runs] for name, runs in found.runs[line.cell].items()},
-            }
-            for line in lines(found)
-        ],
-    }
-    table, data = folder / f"{name}.md", folder / f"{name}.json"
-    table.write_text(markdown(found, about))
-    data.write_text(json.dumps(told, indent=1) + "\n")
-    return table, data
+    path = folder / f"{name}.md"
+    path.write_text(page)
+    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    return path

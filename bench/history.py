@@ -1,0 +1,145 @@
+"""What history costs: the events of real messages, recorded again with nothing else around them.
+
+Switching it off in a hub would say less: what is saved is smaller than what the CPU time of a message varies by, with
+the size of the batches that its commits happen to make.  So one hub tells what it records, another what a message costs
+in all, and then the same events go through the same history in a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias
+
+from twisted.internet.task import Clock
+
+from bench import load
+from bench.compare import running
+from bench.hub import Hub
+from bench.measure import cell_load, measure, warm_up
+from bench.plan import Cell, Work
+from mailhub.history.database import HistoryDatabase
+from mailhub.history.log import HistoryLog
+from mailhub.testing.threads import AtOnce
+
+SHARE_MAX = 0.05
+DAY = 86_400.0
+#: Events are so far apart, as on a busy hub; the database stores what it has every half second.
+EVENT_SECONDS = 0.0001
+CELLS = (
+    Cell(Work.MAILDIR),
+    Cell(Work.MAILDIR, reused=True),
+    Cell(Work.RELAY, reused=True),
+)
+
+Event: TypeAlias = tuple[str, str, str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds of CPU time a message: in all, and what recording takes of it."""
+
+    cell: Cell
+    events_a_message: float
+    whole_us: float
+    #: On the reactor's thread, before a batch is handed over.
+    record_us: float
+    #: With all that is done later: made into lines, written to the log.
+    log_us: float
+    #: And to the database.
+    database_us: float
+
+    @property
+    def share(self) -> float:
+        """Of a message's CPU time, all that history takes."""
+        return self.database_us / self.whole_us
+
+
+def cost(place: Path, cell: Cell, messages: int, rounds: int, tell: Callable[[str], None]) -> Cost:
+    """Of one cell."""
+    events = _overhear(place, cell, messages)
+    whole = []
+    for number in range(rounds):
+        with running(place / "history", lambda place, port, pair: Hub(place, cell.work, port, pair)) as (hub, sink):
+            warm_up(cell, hub, sink)
+            run = measure(cell, hub, sink, messages)
+        whole.append(run.cpu_ms * 1000)
+        tell(f"round {number + 1} of {rounds}: {cell.name}: {whole[-1]:.0f} us, others {run.others:.0%}")
+    place.mkdir(parents=True, exist_ok=True)
+    times = [_record_again(place / "replay", events) for _ in range(rounds)]
+    record, log, database = (median(each) / messages * 1e6 for each in zip(*times, strict=True))
+    return Cost(cell, len(events) / messages, median(whole), record, log, database)
+
+
+def _overhear(place: Path, cell: Cell, messages: int) -> list[Event]:
+    """What a hub records for so many messages."""
+
+    def make(place: Path, sink_port: int, certificate: Path) -> Hub:
+        hub = Hub(place, cell.work, sink_port, certificate)
+        hub.more = f'[[mta.policy]]\nuse = "eavesdrop"\npath = "{place.parent / "events"}"'
+        return hub
+
+    with running(place / "history", make) as (hub, sink):
+        warm_up(cell, hub, sink)
+        path = hub.place.parent / "events"
+        begin = path.stat().st_size
+        load.begin(cell_load(cell, hub, messages)).wait()
+        hub.meter.wait_for_quiet()
+        events = []
+        with path.open("rb") as file:
+            file.seek(begin)
+            size = path.stat().st_size
+            while file.tell() < size:
+                events.append(pickle.load(file))
+    return events
+
+
+def _record_again(place: Path, events: list[Event]) -> tuple[float, float, float]:
+    """CPU seconds: to call record alone; with the log; with the log and the database."""
+    return (
+        _recording(place, events, is_written=False, is_stored=False),
+        _recording(place, events, is_written=True, is_stored=False),
+        _recording(place, events, is_written=True, is_stored=True),
+    )
+
+
+def _recording(place: Path, events: list[Event], is_written: bool, is_stored: bool) -> float:
+    place.mkdir()
+    database = HistoryDatabase(place / "history.db", 90 * DAY, 1_000_000_000) if is_stored else None
+    clock = Clock()
+    clock.rightNow = 1_750_000_000.0
+    log = HistoryLog(place / "log", clock, AtOnce(), database=database)
+    if not is_written:
+        log._recorded = lambda: None  # type: ignore[method-assign]
+    begun_at = time.process_time()
+    for kind, session_id, queue_id, facts in events:
+        clock.rightNow += EVENT_SECONDS
+        log.record(kind, session_id, queue_id, **facts)
+    if is_written:
+        clock.advance(1.0)
+        log.stopService()
+    seconds = time.process_time() - begun_at
+    for path in place.iterdir():
+        path.unlink()
+    place.rmdir()
+    return seconds
+
+
+COLUMNS = ("events", "us in all", "us of record()", "and the log", "and the database", "share")
+
+
+def markdown(costs: list[Cost]) -> str:
+    """The table."""
+    lines = [f"| a message | {' | '.join(COLUMNS)} |", f"| --- |{' ---: |' * len(COLUMNS)}"]
+    for each in costs:
+        lines.append(
+            f"| {each.cell.name} | {each.events_a_message:.1f} | {each.whole_us:.0f} | {each.record_us:.1f} "
+            f"| {each.log_us:.1f} | {each.database_us:.1f} | **{each.share:.1%}** (at most {SHARE_MAX:.0%}) |"
+        )
+    lines += ["", f"On the reactor's thread record() takes {max(each.record_us for each in costs):.0f} us a message;"]
+    lines += ["the rest is done in a thread, a batch at a time."]
+    return "\n".join(lines) + "\n"
