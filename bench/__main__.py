@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bench import compare, fairness, history, plan, results
+from bench import compare, fairness, history, plan, queue, results
 from bench.hub import Hub
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +98,20 @@ def history_(rounds: int, messages: int, urgent: bool) -> None:
     page = results.head("What history costs", about) + "\n" + history.markdown(costs)
     click.echo(page)
     results.save("history", page, {"about": about, "costs": [results.plain(cost) for cost in costs]})
+
+
+@main.command(name="queue")
+@click.option("--rounds", default=3, show_default=True, help="How often a full queue is compared with an empty one.")
+@click.option("--messages", default=2000, show_default=True, help="New messages of one run.")
+@urgently
+def queue_(rounds: int, messages: int, urgent: bool) -> None:
+    """100,000 messages that wait, 1,000 recipients, 10,000 idle sessions: what they cost."""
+    about = results.about(command(), rounds, ROOT)
+    with fairness.one_group(urgent):
+        figures = queue.Scale(PLACE, rounds, messages, tell).run()
+    page = results.head("The scale of the queue", about) + "\n" + queue.markdown(figures)
+    click.echo(page)
+    results.save("queue", page, {"about": about, "figures": queue.plain(figures)})
 
 
 if __name__ == "__main__":

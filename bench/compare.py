@@ -58,14 +58,21 @@ class Comparison:
 
     def _able(self, work: Work, workers: int, found: Found) -> Iterator[type[Server]]:
         """The servers that can do this work here; a note says why one cannot."""
+        if work is Work.RELAY and not load.has("smtp-sink"):
+            self._note(
+                f"{work.value}: not measured, since there is no smtp-sink: `make interop`, as root, brings it", found
+            )
+            return
         for kind in self.servers:
             if kind is Postfix and (why := postfix.cannot_run(work)):
-                note = f"{work.value}: mailhub alone, since {why}"
-                if note not in found.notes:
-                    found.notes.append(note)
-                    self.tell(note)
+                self._note(f"{work.value}: mailhub alone, since {why}", found)
             elif kind is not Postfix or workers == 1:
                 yield kind
+
+    def _note(self, text: str, found: Found) -> None:
+        if text not in found.notes:
+            found.notes.append(text)
+            self.tell(text)
 
     def _running(
         self, kind: type[Server], work: Work, workers: int, is_kept: bool = False

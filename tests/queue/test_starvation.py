@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,12 @@ from mailhub.queue.limits import Limits
 from mailhub.queue.runner import Runner
 from mailhub.queue.schedule import HOUR, MINUTE, Schedule
 from mailhub.queue.unreachable import PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
-from mailhub.store.disk import RealDisk
-from mailhub.store.spool import SqliteSpool
 from mailhub.testing.hub import Executor, History
+from mailhub.testing.long_queue import fill, spool_at
 from mailhub.testing.network import Network
 from mailhub.testing.remote_mta import SILENCE, Pause, RemoteMta
 from mailhub.testing.spool import MemorySpool
-from mailhub.testing.threads import AtOnce, ThreadedClock
+from mailhub.testing.threads import ThreadedClock
 
 DEAD, LIVE, BULK = "dead.example", "live.example", "bulk.example"
 ADDRESSES = {DEAD: "192.0.2.1", LIVE: "192.0.2.2", BULK: "192.0.2.3"}
@@ -232,38 +231,6 @@ to = "smtp:127.0.0.1:{port}"
 """
 
 
-def spool_at(directory: Path, clock: ThreadedClock) -> SqliteSpool:
-    return SqliteSpool(str(directory), clock, RealDisk(), AtOnce(), random.Random(7), reserve_octets=0)
-
-
-def fill(directory: Path, dues: Iterable[float]) -> None:
-    """As many messages as there are times at which they are due, of a usual size, from many senders to many users."""
-    clock = ThreadedClock(time.time())
-    spool = spool_at(directory, clock)
-    clock.run_until(spool.open())
-    commits: list[Awaited[None]] = []
-    content = b"Subject: newsletter\r\n\r\n" + b"All that is new.\r\n" * 100
-    for number, due_at in enumerate(dues):
-        draft = spool.draft()
-        draft.write(content)
-        address = Address(f"user-{number}", "dead.example")
-        recipient = Recipient(address, address, attempts=1, next_attempt_at=due_at)
-        sender = Address(f"sender-{number % 5000}", "example.test")
-        commits.append(
-            Awaited.fromCoroutine(draft.commit(Envelope(draft.queue_id, sender, (recipient,), clock.seconds())))
-        )
-        if len(commits) == 2000:
-            run_all(clock, commits)
-    run_all(clock, commits)
-    clock.run_until(spool.close())
-
-
-def run_all(clock: ThreadedClock, commits: list[Awaited[None]]) -> None:
-    for commit in commits:
-        clock.run_until(commit)
-    commits.clear()
-
-
 def peak_megabytes(hub: Any) -> float:
     status = Path(f"/proc/{hub.process.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
@@ -300,7 +267,8 @@ def test_a_hundred_thousand_messages_in_the_queue(tmp_path: Path, start: Any, du
     write(tmp_path)
     now = time.time()
     offsets: Sequence[float] = [0.0] if due == "all at once" else range(1800, 3600)
-    fill(tmp_path / "var" / "spool", (now + offsets[number % len(offsets)] for number in range(QUEUED)))
+    waiting = ((f"user-{number}@dead.example", now + offsets[number % len(offsets)]) for number in range(QUEUED))
+    fill(tmp_path / "var" / "spool", waiting)
 
     clock = ThreadedClock(now)
     spool = spool_at(tmp_path / "var" / "spool", clock)
