@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,14 +58,20 @@ def test_a_server_that_refuses_or_loses_is_no_result(
     with running(tmp_path / "hub", lambda place, port, pair: Hub(place, Work.MAILDIR, port, pair)) as (hub, sink):
         with pytest.raises(LoadError, match="5"):
             begin(Load(hub.port, 4096, 1, 1, True, ["nobody@example.test"])).wait()
-        with monkeypatch.context() as elsewhere, pytest.raises(Lost, match="5 of 5 messages"):
+        with monkeypatch.context() as elsewhere:
             elsewhere.setattr(Hub, "inbox", lambda self, user: self.place / "elsewhere")
-            measure.measure(cell, hub, sink, 5)
+            with pytest.raises(Lost, match="5 of 5 messages"):
+                measure.measure(cell, hub, sink, 5)
+        ends_at = time.monotonic() + 30
+        while hub.held()[0]:
+            assert time.monotonic() < ends_at
+            time.sleep(0.01)  # another process
         for path in hub.deliveries():
             path.unlink()
-        with monkeypatch.context() as blind, pytest.raises(NotSynced):
-            blind.setattr("bench.proof.SYNCS", ("sync",))  # which nobody calls
-            prove(hub, sink, tmp_path / "hub" / "kept")
+        monkeypatch.setattr("bench.proof.SYNCS", ("sync",))  # which nobody calls
+        if shutil.which("strace") is not None:
+            with pytest.raises(NotSynced):
+                prove(hub, sink, tmp_path / "hub" / "kept")
 
 
 def test_ratios_are_medians_of_the_ratios_of_each_round() -> None:
