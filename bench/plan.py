@@ -80,8 +80,11 @@ def _star(workers: Sequence[int]) -> Iterator[Cell]:
 
 
 def by_server(cells: Sequence[Cell]) -> dict[tuple[Work, int], list[Cell]]:
-    """The cells that one running server serves: those of the same work and number of workers."""
+    """The cells that one running server serves: those of the same work and number of workers.
+
+    Few sessions and small messages come first: a server keeps for a while what it needed for many.
+    """
     found: dict[tuple[Work, int], list[Cell]] = {}
     for cell in cells:
         found.setdefault((cell.work, cell.workers), []).append(cell)
-    return found
+    return {key: sorted(each, key=lambda cell: (cell.sessions, cell.octets)) for key, each in found.items()}

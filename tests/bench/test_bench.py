@@ -114,6 +114,13 @@ def test_the_plan_is_a_star_around_the_goal() -> None:
         assert cell.messages(2000) * cell.octets <= 110 * plan.MIB
 
 
+def test_what_needs_most_is_measured_last() -> None:
+    """Its processes and its memory would stand in the lines of the others."""
+    for cells in plan.by_server(plan.full()).values():
+        assert [cell.sessions for cell in cells] == sorted(cell.sessions for cell in cells)
+    assert len(plan.by_server(plan.full())[Work.MAILDIR, 1]) == len([c for c in plan.full() if c.work is Work.MAILDIR])
+
+
 @pytest.mark.parametrize("octets", [1024, 4096, 5 * plan.MIB])
 def test_our_own_load_has_the_wanted_size(octets: int) -> None:
     made = content(Share(25, octets, 1, 1, True, "a@client.example", "b@example.test"))
