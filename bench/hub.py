@@ -12,7 +12,17 @@ from shlex import quote
 import apsw
 
 from bench.plan import Work
-from bench.server import DOMAIN, HOSTNAME, PASSWORD, START_SECONDS_MAX, STOP_SECONDS_MAX, USERS, Server, tail
+from bench.server import (
+    DOMAIN,
+    FAR_DOMAIN,
+    HOSTNAME,
+    PASSWORD,
+    START_SECONDS_MAX,
+    STOP_SECONDS_MAX,
+    USERS,
+    Server,
+    tail,
+)
 from mailhub.testing.confinement import greets
 
 #: Defaults, but for what a benchmark must change: there is no pause before the greeting (Postfix as Debian installs it
@@ -46,7 +56,7 @@ domains = ["{domain}"]
 [accounts]
 file = "accounts"
 [[route]]
-domain = "far.example"
+domain = "{far_domain}"
 to = "smtp:127.0.0.1:{sink_port}"
 [plugins]
 directories = ["{plugins}"]
@@ -84,6 +94,7 @@ class Hub(Server):
             CONFIGURATION.format(
                 hostname=HOSTNAME,
                 domain=DOMAIN,
+                far_domain=FAR_DOMAIN,
                 workers=f"workers = {self.workers}" if self.workers > 1 else "",
                 certificate=self.certificate,
                 port=mta_port,

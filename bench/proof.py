@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +64,9 @@ def prove(server: Server, sink: Sink, kept: Path) -> Proof:
     return Proof(MESSAGES, counting.syncs)
 
 
-def _until(question: object, server: Server) -> None:
+def _until(question: Callable[[], bool], server: Server) -> None:
     ends_at = time.monotonic() + PATIENCE_SECONDS
-    while not question():  # type: ignore[operator]
+    while not question():
         if time.monotonic() > ends_at:
             raise Lost(f"{server.name}: messages have not arrived\n{server.told()}")
         time.sleep(0.01)
