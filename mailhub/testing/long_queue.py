@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from mailhub.interfaces import IDraft
 from mailhub.model import Address, Envelope, Recipient
 from mailhub.store.disk import RealDisk
 from mailhub.store.spool import SqliteSpool
@@ -42,11 +43,15 @@ def fill(directory: Path, waiting: Iterable[tuple[str, float]]) -> None:
         recipient = Recipient(address, address, attempts=1, next_attempt_at=due_at)
         sender = Address(f"sender-{number % SENDERS}", "example.test")
         envelope = Envelope(draft.queue_id, sender, (recipient,), clock.seconds())
-        commits.append(Deferred.fromCoroutine(draft.commit(envelope)))
+        commits.append(Deferred.fromCoroutine(_commit(draft, envelope)))
         if len(commits) == BATCH:
             _run_all(clock, commits)
     _run_all(clock, commits)
     clock.run_until(spool.close())
+
+
+async def _commit(draft: IDraft, envelope: Envelope) -> None:
+    await draft.commit(envelope)
 
 
 def _run_all(clock: ThreadedClock, commits: list[Deferred[None]]) -> None:
