@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 
@@ -21,8 +21,12 @@ def begin(work: Awaitable[Value]) -> Value | Deferred[Value]:
 
     What the work raises before it first waits is raised here; later it fails the Deferred.  Cancelling the Deferred
     cancels what the work waits for.  Context variables that the work sets stay its own, as under
-    Deferred.fromCoroutine.
+    Deferred.fromCoroutine.  A Deferred is given back as it is unless it has fired; one of a subclass is wrapped, so
+    that `type(begun) is Deferred` tells the two results apart (isinstance is slow here, since Deferred has an ABC's
+    metaclass).
     """
+    if type(work) is Deferred and not work.called:
+        return cast("Deferred[Value]", work)
     coroutine: Coroutine[Any, Any, Value] = work if type(work) is CoroutineType else _wait_for(work)
     context = copy_context()
     try:

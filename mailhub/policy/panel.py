@@ -206,7 +206,7 @@ class Panel:
                 opinion = Failed(Failure())  # type: ignore[no-untyped-call]
             if opinion is None and not self._record_silence:
                 continue
-            if isinstance(opinion, Deferred):
+            if type(opinion) is Deferred:
                 # Fails only when the caller cancels, since the client is gone; then nobody else is asked.
                 waiting = within(self._clock, seat.deadline_seconds, opinion)
                 return waiting.addCallback(self._heard, bench, place, fields, session_id, queue_id, arguments, started)

@@ -26,7 +26,7 @@ from mailhub.store.aliases_file import NO_ALIASES, AliasesFile
 from mailhub.store.names import BadName, fold
 from mailhub.store.passwd_file import NO_ACCOUNTS, AccountLine, AccountsFile
 from mailhub.store.problem import Problem
-from mailhub.store.watched_file import WatchedFile
+from mailhub.store.watched_file import CHECK_SECONDS, WatchedFile
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -49,25 +49,26 @@ class Directory:
     ) -> None:
         self.accounts = accounts.accounts
         self._aliases = aliases
-        self._found: dict[Address, Account] = {}
+        self._found: dict[tuple[str, str], Account] = {}  # by folded local part and domain
         self._catch_alls: dict[str, Alias] = {}
         self.domains = domains
         for line in accounts.accounts.values():
             mailbox = line.mailbox
             if mailbox.quota_octets is None and quota_octets is not None:
                 mailbox = replace(mailbox, quota_octets=quota_octets)
-            self._found[mailbox.address] = mailbox
+            self._found[mailbox.address.local, mailbox.address.domain] = mailbox
         for address, alias in aliases.aliases.items():
             alias = replace(alias, targets=tuple(self._placed(address, alias)))
-            here = self._found.get(address)
+            place = (address.local, address.domain)
+            here = self._found.get(place)
             if not address.local:
                 self._catch_alls[address.domain] = alias
             elif isinstance(here, Mailbox) and any(self._is(target, address) for target in alias.targets):
                 # `alice: alice, bob` where alice is an account: a mailbox that gives copies away.
                 others = tuple(target for target in alias.targets if not self._is(target, address))
-                self._found[address] = replace(here, copies_to=others)
+                self._found[place] = replace(here, copies_to=others)
             else:
-                self._found[address] = alias
+                self._found[place] = alias
         # A login that nobody has must cost and look like most of those that somebody has.
         costs = Counter(line.cost for line in self.accounts.values() if line.cost is not None)
         iterations = Counter(line.verifier.iterations for line in self.accounts.values() if line.verifier is not None)
@@ -97,19 +98,19 @@ class Directory:
 
     def find(self, address: Address) -> Account | None:
         """As IAccounts.find."""
-        key = self._key(address)
-        found = self._found.get(key)
+        local, domain = fold(address.local), address.domain
+        found = self._found.get((local, domain))
         if found is not None:
             return found
-        name, plus, _ = key.local.partition("+")
+        name, plus, _ = local.partition("+")
         if plus:
-            found = self._found.get(Address(name, key.domain))
+            found = self._found.get((name, domain))
             if isinstance(found, Mailbox):
                 # The detail as it was written; folding never makes or removes a plus sign.
                 return replace(found, detail=address.local.partition("+")[2] or None)
             if found is not None:
                 return found
-        return self._catch_alls.get(key.domain)
+        return self._catch_alls.get(domain)
 
     def problems(self, path: str) -> list[Problem]:
         """What only shows when both files are seen together; `path` is the aliases file."""
@@ -172,6 +173,7 @@ class FileAccounts:
                 clock,
                 if_missing=NO_ALIASES,
             )
+        self._clock = clock
         self._executor = executor
         self._secret = secret or random.randbytes(passwords.SECRET_OCTETS)
         self._proven = passwords.ProvenLogins(random.randbytes(32), clock, remember_seconds)
@@ -180,6 +182,7 @@ class FileAccounts:
         self._quota_octets = quota_octets
         self._sources: tuple[AccountsFile, AliasesFile] = (NO_ACCOUNTS, NO_ALIASES)
         self._directory: Directory | None = None
+        self._looked_at = 0.0
         self._reported: frozenset[Problem] = frozenset()
         self._troubles: list[Problem] = []
 
@@ -224,10 +227,16 @@ class FileAccounts:
         self._tell(self.problems())
 
     def _now(self) -> Directory:
-        try:
-            return self._read()
-        finally:
-            self._tell_troubles()
+        """Looked for anew where the files may have to be looked at; a clock that was set back must not stop that."""
+        now = self._clock.seconds()
+        directory = self._directory
+        if directory is None or abs(now - self._looked_at) >= CHECK_SECONDS:
+            self._looked_at = now
+            try:
+                directory = self._read()
+            finally:
+                self._tell_troubles()
+        return directory
 
     def _tell_troubles(self) -> None:
         """A file that cannot be read is told when that begins, and when the reason changes."""
