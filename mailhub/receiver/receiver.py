@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory, IPeerNames, ISpool, SpoolError, SpoolFull
 from mailhub.model import Address, Envelope, ForwardPath, Hello, Identity, Reply, Session, Tls, Transaction
@@ -39,6 +40,7 @@ class Challenge:
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
+Rest = TypeVarTuple("Rest")
 Answer: TypeAlias = Reply | Challenge | None
 LoginStep: TypeAlias = bytes | Identity | Reply
 Answers: TypeAlias = "Answer | Deferred[Answer]"
@@ -174,8 +176,10 @@ class Receiver:
         return waiting
 
     def _hello(self, event: events.HelloReceived) -> Answers:
-        greeted = replace(self.session, hello=Hello(event.verb, event.name))
-        return _then(self.reception.panel.judge_hello(greeted), lambda verdict: self._welcome(verdict, greeted))
+        before = self.session
+        hello = Hello(event.verb, event.name)
+        greeted = Session(before.id, before.role, before.peer, hello, before.tls, before.identity)
+        return _then(self.reception.panel.judge_hello(greeted), self._welcome, greeted)
 
     def _welcome(self, verdict: Verdict, greeted: Session) -> Answer:
         if verdict.reply is not None and not verdict.reply.is_positive:
@@ -246,7 +250,7 @@ class Receiver:
             return self._refused(replies.NO_ROOM, "MAIL", reverse_path=event.reverse_path)
         transaction = Transaction(self.session, event.reverse_path, event.parameters)
         verdict = self.reception.panel.judge_sender(transaction)
-        return _then(verdict, lambda verdict: self._sender_judged(verdict, transaction))
+        return _then(verdict, self._sender_judged, transaction)
 
     def _sender_judged(self, verdict: Verdict, transaction: Transaction) -> Answer:
         opinion = verdict.reply
@@ -265,7 +269,7 @@ class Receiver:
             address = Address(address.local, self.reception.postmaster_domain)
         recipient = ForwardPath(address, event.parameters)
         verdict = self.reception.panel.judge_recipient(self._mail.value, recipient)
-        return _then(verdict, lambda verdict: self._recipient_judged(verdict, recipient))
+        return _then(verdict, self._recipient_judged, recipient)
 
     def _recipient_judged(self, verdict: Verdict, recipient: ForwardPath) -> Answers:
         opinion = verdict.reply
@@ -273,7 +277,7 @@ class Receiver:
             # The panel refuses where all were silent; should it ever not, silence is still no permission.
             return self._rcpt_refused(opinion or replies.LOCAL_TROUBLE, recipient, by=verdict.by)
         resolution = begin(self._resolve(recipient))
-        return _then(resolution, lambda found: self._recipient_resolved(found, recipient, opinion, verdict.fields))
+        return _then(resolution, self._recipient_resolved, recipient, opinion, verdict.fields)
 
     async def _resolve(self, recipient: ForwardPath) -> Resolution | None:
         try:
@@ -335,7 +339,7 @@ class Receiver:
         if fault is not None:
             return self._content_refused(fault, incoming, reverse_path=mail.value.reverse_path, cause=incoming.cause)
         verdict = self.reception.panel.judge_content(mail.value, incoming)
-        return _then(verdict, lambda verdict: self._content_judged(verdict, mail, incoming))
+        return _then(verdict, self._content_judged, mail, incoming)
 
     def _content_judged(self, verdict: Verdict, mail: OpenTransaction, incoming: Incoming) -> Answers:
         opinion = verdict.reply
@@ -350,22 +354,19 @@ class Receiver:
         reception = self.reception
         envelope = mail.envelope(incoming, reception.hostname, reception.submits, reception.clock.seconds())
         self._mail = None  # from here on the commit decides; a lost connection changes nothing any more
-        return begin(self._keep(incoming, envelope))
-
-    async def _keep(self, incoming: Incoming, envelope: Envelope) -> Reply:
-        """Commit; only what comes back from there without an error is answered with 250 (rule 1 of the design)."""
         self.is_committing = True
         try:
-            await incoming.draft.commit(envelope)
-        except SpoolError as error:
-            if not isinstance(error, SpoolFull):
-                self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
-            return self._content_refused(
-                _trouble(error), incoming, reverse_path=envelope.reverse_path, cause=str(error)
-            )
-        finally:
-            self.is_committing = False
-            incoming.draft.discard()  # harmless if it was committed
+            committed = begin(incoming.draft.commit(envelope))
+        except Exception:
+            return self._not_kept(Failure(), incoming, envelope)  # type: ignore[no-untyped-call]
+        if type(committed) is Deferred:
+            both = (incoming, envelope)
+            return committed.addCallbacks(self._kept, self._not_kept, both, errbackArgs=both)
+        return self._kept(None, incoming, envelope)
+
+    def _kept(self, _: None, incoming: Incoming, envelope: Envelope) -> Reply:
+        """The commit has come back without an error, and only that is answered with 250 (rule 1 of the design)."""
+        self.is_committing = False
         self.reception.history.record(
             "queued",
             self.session.id,
@@ -377,6 +378,16 @@ class Receiver:
             peer=self.session.peer.ip,
         )
         return replies.queued(envelope.queue_id)
+
+    def _not_kept(self, failure: Failure, incoming: Incoming, envelope: Envelope) -> Reply:
+        """Raises what is no SpoolError: a bug, which costs the client a 451."""
+        self.is_committing = False
+        incoming.draft.discard()  # nothing of it stays, whatever has gone wrong
+        failure.trap(SpoolError)  # type: ignore[no-untyped-call]
+        error = cast("SpoolError", failure.value)
+        if not isinstance(error, SpoolFull):
+            self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
+        return self._content_refused(_trouble(error), incoming, reverse_path=envelope.reverse_path, cause=str(error))
 
     def _message_id(self, incoming: Incoming) -> str:
         """As the message has it, or as we have put it there (RFC 6409 section 8.3)."""
@@ -423,12 +434,14 @@ def _trouble(error: SpoolError) -> Reply:
 
 
 def _then(
-    value: Value | Deferred[Value], follow: Callable[[Value], Result | Deferred[Result]]
+    value: Value | Deferred[Value],
+    follow: Callable[[Value, *Rest], Result | Deferred[Result]],
+    *rest: *Rest,
 ) -> Result | Deferred[Result]:
-    """`follow(value)` now if the value is here, else when its Deferred fires."""
-    if isinstance(value, Deferred):
-        return value.addCallback(follow)
-    return follow(value)
+    """`follow(value, *rest)` now if the value is here, else when its Deferred fires."""
+    if type(value) is Deferred:
+        return cast("Deferred[Value]", value).addCallback(follow, *rest)
+    return follow(cast("Value", value), *rest)
 
 
 _ANSWERS: dict[type[events.Event], Callable[[Receiver, Any], Answers]] = {

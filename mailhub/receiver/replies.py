@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailhub.model import Reply, reply
+from mailhub.model import EnhancedStatus, Reply, reply
 
 SENDER_OK = reply(250, "2.1.0", "Sender OK")
 RECIPIENT_OK = reply(250, "2.1.5", "Recipient OK")
@@ -26,7 +26,9 @@ UNKNOWN_MECHANISM = reply(504, "5.5.4", "That mechanism is not offered")
 SHUTTING_DOWN = reply(421, "4.3.2", "Going down for a moment, please come back")
 IDLE_TOO_LONG = reply(421, "4.4.2", "Idle too long, closing")
 
+_QUEUED = EnhancedStatus(2, 0, 0)
+
 
 def queued(queue_id: str) -> Reply:
     """The only positive answer to content: from here on the message is ours (RFC 5321 section 4.2.5)."""
-    return reply(250, "2.0.0", f"Queued as {queue_id}")
+    return Reply(250, f"Queued as {queue_id}", _QUEUED)

@@ -6,7 +6,6 @@ next one, whatever goes wrong in between.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeAlias
 
 from mailhub.model import Address, Envelope, ForwardPath, Recipient, Transaction, trace
@@ -49,7 +48,8 @@ class OpenTransaction:
         """The client was told that the message will go to this recipient."""
         self._resolutions.append((recipient, resolution))
         self.destinations += len(resolution.destinations)
-        self.value = replace(self.value, recipients=(*self.value.recipients, recipient))
+        value = self.value
+        self.value = Transaction(value.session, value.reverse_path, value.parameters, (*value.recipients, recipient))
 
     def discard(self) -> None:
         """Leave nothing of it behind.  Harmless when repeated."""
