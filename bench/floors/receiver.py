@@ -193,16 +193,16 @@ def cases(directory: Path) -> dict[str, tuple[Stage, Sequence[events.Event], int
     end = events.SessionEnded()
     return {
         "mta, one message a connection": (mta, [*mta.greeting(), *mta.transaction(1), end], 1),
-        "mta, reused connection": (mta, [*mta.greeting(), *mta.transaction(1) * 50, end], 50),
+        "mta, reused connection": (mta, [*mta.greeting(), *mta.transaction(1) * 10, end], 10),
         f"mta, {RECIPIENTS} recipients": (mta, [*mta.greeting(), *mta.transaction(RECIPIENTS), end], 1),
         "msa with login": (msa, [*msa.greeting(), *msa.transaction(1), end], 1),
-        "msa, reused connection": (msa, [*msa.greeting(), *msa.transaction(1) * 50, end], 50),
+        "msa, reused connection": (msa, [*msa.greeting(), *msa.transaction(1) * 10, end], 10),
     }
 
 
 def measure(run: Callable[[], object], messages: int, seconds: float) -> tuple[float, float]:
     """The minimum and the median of many repeats, in microseconds a message."""
-    rounds = max(1, 50 // messages)
+    rounds = max(1, 10 // messages)
     for _ in range(rounds):
         run()
     figures = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 from mailhub.model.address import Address, ReversePath
 from mailhub.model.reply import Reply
@@ -24,8 +24,7 @@ class State(StrEnum):
         return self not in (State.QUEUED, State.HELD)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """One recipient of a queued message, after aliases were resolved.
 
     `original` is the address that the client gave at RCPT, `orcpt` what it wants to see in a DSN (RFC 3461 section
@@ -44,13 +43,12 @@ class Recipient:
     last_reply: Reply | None = None
     delay_told: bool = False  # a DSN with action "delayed" was sent (once, RFC 3461 section 4.1)
 
-    def changed(self, **changes: object) -> Recipient:
+    def changed(self, **changes: Any) -> Recipient:
         """A copy with these fields changed."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+        return self._replace(**changes)
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A message in the queue, without its content.
 
     `prefix` holds the header fields that we add, ready for the wire (CRLF line ends); the content itself is stored
@@ -69,4 +67,8 @@ class Envelope:
     login: str | None = None
     session_id: str = ""
     hops: int = 0  # Received fields in the content, for the loop limit
-    labels: tuple[str, ...] = field(default=())  # for rules further down: "dsn", ...
+    labels: tuple[str, ...] = ()  # for rules further down: "dsn", ...
+
+    def changed(self, **changes: Any) -> Envelope:
+        """A copy with these fields changed."""
+        return self._replace(**changes)

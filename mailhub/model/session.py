@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,7 @@ class Tls:
     server_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """What the client called itself, and with which verb ("EHLO", "HELO" or "LHLO").  An unproven claim."""
 
     verb: str
@@ -41,8 +41,7 @@ class Identity:
     mechanism: str
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """One session as it stands now.  `id` is unique for the life of the installation; `role` is the role that listens
     ("mta", "msa" or "lmtp")."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailhub.model.address import Address, ReversePath
 from mailhub.model.session import Hello, Identity, Peer, Session, Tls
@@ -34,22 +35,20 @@ NO_MAIL_PARAMETERS = MailParameters()
 NO_RCPT_PARAMETERS = RcptParameters()
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardPath:
+class ForwardPath(NamedTuple):
     """A recipient as the client named it, with its parameters."""
 
     address: Address
     parameters: RcptParameters = NO_RCPT_PARAMETERS
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """What a policy sees of the transaction under way.  `recipients` are those accepted so far."""
 
     session: Session
     reverse_path: ReversePath
     parameters: MailParameters = NO_MAIL_PARAMETERS
-    recipients: tuple[ForwardPath, ...] = field(default=())
+    recipients: tuple[ForwardPath, ...] = ()
 
     @property
     def peer(self) -> Peer:

@@ -6,7 +6,7 @@ Aliases are followed in depth-first order, each once, so that a circle ends and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailhub.interfaces import IAccounts
 from mailhub.model import Address, Alias, Mailbox, Reply, reply
@@ -22,16 +22,14 @@ LOOP = reply(451, "4.3.5", "The aliases of this address lead in a circle; the po
 TOO_LARGE = reply(451, "4.3.5", "This address stands for too many others; the postmaster has to mend its aliases")
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """One final address.  `forwarded_by` is the address of ours that sends this copy outside, else None."""
 
     address: Address
     forwarded_by: Address | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """`address` was an alias, a mailbox that gives copies away, or another name of one, and led to `targets`."""
 
     address: Address
@@ -41,8 +39,7 @@ class Step:
         return f"{self.address} -> {', '.join(str(target) for target in self.targets)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """Where the mail of one address goes.
 
     `dangling` are addresses of ours on the way that nobody has, `loops` aliases that came back to themselves; mail

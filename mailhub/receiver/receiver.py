@@ -8,7 +8,7 @@ Deferred or a coroutine, since this is the path of every message.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from twisted.internet.defer import Deferred
@@ -102,7 +102,7 @@ class Receiver:
         `bindings` are the channel bindings of this connection, by their registered names.
         """
         self.ended("TLS began")
-        self.session = replace(self.session, tls=tls, hello=None, identity=None)
+        self.session = self.session._replace(tls=tls, hello=None, identity=None)
         self._hello_fields = ()
         self._bindings = bindings
 
@@ -176,9 +176,7 @@ class Receiver:
         return waiting
 
     def _hello(self, event: events.HelloReceived) -> Answers:
-        before = self.session
-        hello = Hello(event.verb, event.name)
-        greeted = Session(before.id, before.role, before.peer, hello, before.tls, before.identity)
+        greeted = self.session._replace(hello=Hello(event.verb, event.name))
         return _then(self.reception.panel.judge_hello(greeted), self._welcome, greeted)
 
     def _welcome(self, verdict: Verdict, greeted: Session) -> Answer:
@@ -233,7 +231,7 @@ class Receiver:
             return Challenge(step)
         self._attempt = None
         if isinstance(step, Identity):
-            self.session = replace(self.session, identity=step)
+            self.session = self.session._replace(identity=step)
             return replies.LOGGED_IN
         if step is replies.LOGIN_REFUSED:
             self._failed_logins += 1

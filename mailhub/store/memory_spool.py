@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -148,7 +147,7 @@ class MemorySpool:
             recipients.setdefault(recipient.address, recipient)
         if all(recipient.state.is_final for recipient in recipients.values()):
             raise SpoolError(f"{queue_id} has nobody to go to")
-        kept = replace(envelope, size=len(octets), recipients=tuple(recipients.values()))
+        kept = envelope.changed(size=len(octets), recipients=tuple(recipients.values()))
         self._messages[queue_id] = (kept, octets)
         self._call_ready()
 
@@ -198,7 +197,7 @@ class MemorySpool:
             del self._messages[queue_id]
             self._claimed.pop(queue_id, None)
             return
-        self._messages[queue_id] = (replace(envelope, recipients=after), octets)
+        self._messages[queue_id] = (envelope.changed(recipients=after), octets)
         self._call_ready()
 
     async def find(self, queue_id: str) -> Envelope | None:

@@ -13,7 +13,6 @@ import math
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -317,7 +316,7 @@ class SqliteSpool:
                 first.setdefault(recipient.address, recipient)
             recipients = tuple(first.values())
         if envelope.size != arriving.size or len(recipients) != len(envelope.recipients):
-            envelope = replace(envelope, size=arriving.size, recipients=recipients)
+            envelope = envelope.changed(size=arriving.size, recipients=recipients)
         due = spool_schema.due_at(envelope)
         if due is None and all(recipient.state.is_final for recipient in recipients):
             raise SpoolError(f"{queue_id} has nobody to go to")
