@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ IPV6_PREFIX = 64
 
 def network_of(ip: str) -> str:
     """What is counted as one client: an IPv4 address, the /64 of an IPv6 address, "unix"."""
+    if ":" not in ip:
+        return ip
     try:
-        address = ip_address(ip)
+        return str(ip_network((ip, IPV6_PREFIX), strict=False))
     except ValueError:
         return ip
-    return str(ip_network((address, IPV6_PREFIX), strict=False)) if address.version == 6 else ip
 
 
 class _Counts:

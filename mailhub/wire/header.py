@@ -14,6 +14,7 @@ HEADER_OCTETS_MAX = 100 * 1024
 
 # RFC 5322 section 2.2: field-name is printable US-ASCII but the colon; section 4.5 allows blanks before the colon.
 _FIELD_START = re.compile(rb"[!-9;-~]+[ \t]*:")
+_COLON = re.compile(rb"[ \t]*:")
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 
@@ -52,9 +53,11 @@ def first(header: bytes, name: bytes) -> bytes | None:
     """
     lowered = b"\n" + header.lower()
     begin = lowered.find(b"\n" + name + b":")
-    if begin < 0:
-        return None
-    begin += len(name) + 1
+    return None if begin < 0 else _body(header, begin + len(name) + 1)
+
+
+def _body(header: bytes, begin: int) -> bytes:
+    """The unfolded body that begins here, without surrounding blanks."""
     end = header.find(b"\r\n", begin)
     while end >= 0 and header[end + 2 : end + 3] in (b" ", b"\t"):
         end = header.find(b"\r\n", end + 2)
@@ -89,13 +92,16 @@ def _lines(header: bytes) -> list[bytes]:
 
 def bodies(header: bytes, name: bytes) -> list[bytes]:
     """The unfolded bodies of all fields of this name, in order, without surrounding blanks."""
-    if name not in header.lower():
-        return []
-    return [
-        _FOLD.sub(b"", field[len(name) :].lstrip(b" \t")[1:]).strip(b" \t\r\n")
-        for found, field in split(header)
-        if found == name
-    ]
+    # One CRLF in front, so that an offset behind it is one of the header's.
+    lowered, mark = b"\r\n" + header.lower(), b"\r\n" + name
+    found = []
+    at = lowered.find(mark)
+    while at >= 0:
+        colon = _COLON.match(header, at + len(name))
+        if colon is not None:
+            found.append(_body(header, colon.end()))
+        at = lowered.find(mark, at + len(mark))
+    return found
 
 
 def without(header: bytes, names: frozenset[bytes]) -> bytes:

@@ -30,6 +30,11 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+# What nearly every field is, at one look: an address, with or without a name before it and angle brackets around it.
+# Possessive, so that what does not fit is given up at once; it is then read token by token.
+_WORDS = rf'(?:"[^"\\\x00-\x08\x0a-\x1f\x7f]*+"|{_ATEXT}+(?:[ \t]++{_ATEXT}+)*+)[ \t]*+'
+_ADDR_SPEC = rf"{_ATEXT}+(?:\.{_ATEXT}+)*+@{_ATEXT}+(?:\.{_ATEXT}+)*+"
+_PLAIN = re.compile(rf"[ \t]*+(?:(?:{_WORDS})?+<({_ADDR_SPEC})>|({_ADDR_SPEC}))[ \t]*+")
 # Within a comment: all that is neither a parenthesis nor needs one (RFC 5322 section 3.2.2).
 _COMMENT_TEXT = re.compile(r"(?:[^()\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e\x80-\U0010FFFF])*")
 
@@ -43,6 +48,9 @@ def parse_mailboxes(field: str) -> tuple[Address, ...]:
 
     Raises MalformedField.  An empty group gives no address, so the result may be empty.
     """
+    plain = _PLAIN.fullmatch(field) if len(field) <= FIELD_CHARACTERS_MAX else None
+    if plain is not None:
+        return (_address(plain[1] or plain[2]),)
     return _Reader(_tokens(field)).address_list()
 
 

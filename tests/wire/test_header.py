@@ -78,3 +78,16 @@ def test_nothing_raises_and_nothing_is_lost(octets: bytes) -> None:
     assert header.without(octets, frozenset()) == octets
     for name, _ in fields:
         header.bodies(octets, name)
+
+
+LINES = (b"To: a", b"to : b", b"TO:", b"Tom: c", b"To d", b"Cc: e", b" f", b"\tTo: g", b"", b"x\nTo: h", b"\rTo: i")
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=8), st.sampled_from((b"", b"\r\n")))
+def test_the_bodies_are_those_of_the_fields_of_that_name(lines: list[bytes], end: bytes) -> None:
+    octets = b"\r\n".join(lines) + end
+    of_fields = [field for name, field in header.split(octets) if name == b"to"]
+    assert header.bodies(octets, b"to") == [
+        field.partition(b":")[2].replace(b"\r\n ", b" ").replace(b"\r\n\t", b"\t").strip(b" \t\r\n")
+        for field in of_fields
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -125,6 +127,40 @@ def test_nothing_else_is_ever_raised(field: str) -> None:
     except MalformedField:
         return
     assert all(address.local and address.domain for address in found)
+
+
+NAMES = ("", "A", " A\tB ", "A.", '"N, o"', '"N" ', '"N\\"" ', '"', "A @ ", "ö", "(c) ", "A, ", "g: ")
+ADDRESSES = (
+    "",
+    "a@b.example",
+    "a.b@B.example",
+    "a..b@b.example",
+    "a @b.example",
+    "ä@b.example",
+    "a@[192.0.2.1]",
+    '"a"@b.example',
+)
+WHOLE = tuple(map("".join, product(NAMES, ("", "<", "< "), ADDRESSES, ("", ">", " >"), ("", " ", "x", " (c)", ";"))))
+
+
+def test_what_is_read_at_one_look_is_what_the_tokens_say() -> None:
+    read = 0
+    for field in WHOLE:
+        read += _reads_alike(field)
+    assert 50 < read < len(WHOLE)
+
+
+def _reads_alike(field: str) -> bool:
+    """Whether it can be read at all."""
+    by_tokens = None
+    with contextlib.suppress(MalformedField):
+        qualified, addresses = qualify_mailboxes(field, "h.test")
+        by_tokens = addresses if qualified == field else None
+    at_one_look = None
+    with contextlib.suppress(MalformedField):
+        at_one_look = parse_mailboxes(field)
+    assert at_one_look == by_tokens, field
+    return by_tokens is not None
 
 
 @given(some.lists(some.sampled_from(["alice@example.org", '"a, b"@example.org', "ö@example.net"]), min_size=1))
