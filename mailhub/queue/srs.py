@@ -175,9 +175,7 @@ class SrsAccounts:
     def __init__(self, accounts: IAccounts, srs: Srs) -> None:
         self._accounts = accounts
         self._srs = srs
-
-    def hosts(self, domain: str) -> bool:
-        return self._accounts.hosts(domain)
+        self.hosts = accounts.hosts
 
     def find(self, address: Address) -> Coroutine[Any, Any, Account | None]:
         if not self._srs.claims(address) or not self._accounts.hosts(address.domain):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from twisted.internet.defer import Deferred
@@ -71,6 +72,11 @@ class Reception:
     names: IPeerNames | None = None
     hops_max: int = 50
     recipients_total_max: int = 10_000
+
+    @cached_property
+    def banner(self) -> Reply:
+        """RFC 5321 section 4.2: our name stands first."""
+        return Reply(220, f"{self.hostname} {'LMTP' if self.role == 'lmtp' else 'ESMTP'} mailhub")
 
 
 class Receiver:
@@ -167,7 +173,7 @@ class Receiver:
             self._is_told = True
             return self._refused(verdict.reply, "connection", by=verdict.by, **self._name)
         self._connection_fields = verdict.fields
-        banner = Reply(220, f"{self.reception.hostname} {'LMTP' if self.reception.role == 'lmtp' else 'ESMTP'} mailhub")
+        banner = self.reception.banner
         if self.reception.greet_delay_seconds <= 0:
             return banner
         # RFC 5321 section 3.1 has the client wait for the banner; one that does not is no mail server.
@@ -176,7 +182,8 @@ class Receiver:
         return waiting
 
     def _hello(self, event: events.HelloReceived) -> Answers:
-        greeted = self.session._replace(hello=Hello(event.verb, event.name))
+        before, hello = self.session, Hello(event.verb, event.name)
+        greeted = Session(before.id, before.role, before.peer, hello, before.tls, before.identity)
         return _then(self.reception.panel.judge_hello(greeted), self._welcome, greeted)
 
     def _welcome(self, verdict: Verdict, greeted: Session) -> Answer:
@@ -191,13 +198,19 @@ class Receiver:
     def _record_hello(self, session: Session) -> None:
         """Who it is; for most sessions all that is told of them beside their mail."""
         assert session.hello is not None
-        facts: dict[str, Any] = {"peer": session.peer.ip, "verb": session.hello.verb, "hello": session.hello.name}
-        if session.tls is not None:
-            facts["tls"], facts["cipher"] = session.tls.version, session.tls.cipher
-        facts.update(self._name)
+        reception, tls = self.reception, session.tls
+        milliseconds = (reception.clock.seconds() - self._connected_at) * 1000
+        reception.history.record(
+            "greeted",
+            session.id,
+            seconds=round(milliseconds) / 1000,  # many times as quick as a round to three places
+            peer=session.peer.ip,
+            verb=session.hello.verb,
+            hello=session.hello.name,
+            **({} if tls is None else {"tls": tls.version, "cipher": tls.cipher}),
+            **self._name,
+        )
         self._name, self._is_told = {}, True
-        seconds = round(self.reception.clock.seconds() - self._connected_at, 3)
-        self.reception.history.record("greeted", session.id, seconds=seconds, **facts)
 
     def _start_tls(self, _: events.StartTlsRequested) -> Answer:
         return replies.START_TLS

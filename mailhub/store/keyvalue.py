@@ -77,9 +77,11 @@ class Namespace:
 
     def increment(self, key: str, by: int, seconds: float) -> int:
         """As IKeyValueStore.  Raises ValueError if what is kept there is no counter."""
-        value = self.get(key)
-        number = by if value is None else int(value) + by
-        expires_at = self._clock.seconds() + seconds if value is None else self._entries[key][1]
+        now, entry = self._clock.seconds(), self._entries.get(key)
+        if entry is None or entry[1] <= now:
+            number, expires_at = by, now + seconds
+        else:
+            number, expires_at = int(entry[0]) + by, entry[1]
         self._keep(key, b"%d" % number, expires_at)
         return number
 
