@@ -19,9 +19,10 @@ class State(StrEnum):
     FAILED = "failed"  # given up; the sender has been told, or must not be
     DISCARDED = "discarded"  # dropped on purpose, with a recorded reason
 
-    @property
-    def is_final(self) -> bool:
-        return self not in (State.QUEUED, State.HELD)
+    is_final: bool  # nothing is left to do
+
+    def __init__(self, name: str) -> None:
+        self.is_final = name not in ("queued", "held")
 
 
 class Recipient(NamedTuple):

@@ -13,8 +13,9 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # A hello name is a stranger's word.  What cannot stand in a domain or an address literal is shown as "?".
-_NOT_IN_HELLO = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 _HELLO_SHOWN_MAX = 255
+_PLAIN_HELLO = re.compile(rf"[A-Za-z0-9.:_\[\]-]{{1,{_HELLO_SHOWN_MAX}}}")
+_NOT_IN_HELLO = re.compile(r"[^A-Za-z0-9.:_\[\]-]")
 
 # Servers write lines of at most 78 characters where they can (RFC 5322 section 2.1.1); a fold is cheap.
 _FOLD = "\r\n\t"
@@ -50,8 +51,9 @@ def received(
 
     The recipient is named only when there is a single one, so that nobody learns who else got a copy.
     """
-    hello = session.hello.name if session.hello is not None else ""
-    shown = _NOT_IN_HELLO.sub("?", hello[:_HELLO_SHOWN_MAX]) or "unknown"
+    shown = session.hello.name if session.hello is not None else ""
+    if not _PLAIN_HELLO.fullmatch(shown):
+        shown = _NOT_IN_HELLO.sub("?", shown[:_HELLO_SHOWN_MAX]) or "unknown"
     ip = session.peer.ip
     peer = f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
     layer = f"{_FOLD}({session.tls.version} {session.tls.cipher})" if session.tls is not None else ""

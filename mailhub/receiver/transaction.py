@@ -68,32 +68,34 @@ class OpenTransaction:
             prefix += submission.missing_fields(incoming.header, value.reverse_path, hostname, incoming.queue_id, now)
         if incoming.needs_separator:
             prefix += b"\r\n"
-        return Envelope(
-            queue_id=incoming.queue_id,
-            reverse_path=value.reverse_path,
-            recipients=self._recipients(now),
-            received_at=now,
-            prefix=prefix,
-            size=incoming.draft.size,
-            parameters=value.parameters,
-            peer_ip=session.peer.ip,
-            login=session.identity.login if session.identity is not None else None,
-            session_id=session.id,
-            hops=incoming.hops,
+        return Envelope(  # in the order of its fields: names cost as much as the rest
+            incoming.queue_id,
+            value.reverse_path,
+            self._recipients(now),
+            now,
+            prefix,
+            incoming.draft.size,
+            value.parameters,
+            session.peer.ip,
+            session.identity.login if session.identity is not None else None,
+            session.id,
+            incoming.hops,
         )
 
     def _recipients(self, now: float) -> tuple[Recipient, ...]:
         """The recipients after aliases were resolved; whoever is reached on several ways gets one copy."""
         found: dict[Address, Recipient] = {}
-        for forward_path, resolution in self._resolutions:
-            for destination in resolution.destinations:
-                if destination.address not in found:
-                    found[destination.address] = Recipient(
-                        address=destination.address,
-                        original=forward_path.address,
-                        orcpt=forward_path.parameters.orcpt,
-                        notify=forward_path.parameters.notify,
-                        forwarded_by=destination.forwarded_by,
+        for (original, parameters), resolution in self._resolutions:
+            for address, forwarded_by in resolution.destinations:
+                found.setdefault(
+                    address,
+                    Recipient(
+                        address,
+                        original,
+                        parameters.orcpt,
+                        parameters.notify,
+                        forwarded_by,
                         next_attempt_at=now,
-                    )
+                    ),
+                )
         return tuple(found.values())
