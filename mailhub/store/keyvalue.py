@@ -90,10 +90,11 @@ class Namespace:
         return [key for key, entry in self._entries.items() if entry[1] > now and key.startswith(prefix)]
 
     def _keep(self, key: str, value: bytes, expires_at: float) -> None:
-        if len(key) > KEY_CHARACTERS_MAX:
-            raise ValueError(f"a key has at most {KEY_CHARACTERS_MAX} characters")
-        key.encode()  # ValueError for what SQL cannot hold, now and not when it is written
-        if len(value) > min(VALUE_OCTETS_MAX, self._octets_max):
+        if key not in self._entries:
+            if len(key) > KEY_CHARACTERS_MAX:
+                raise ValueError(f"a key has at most {KEY_CHARACTERS_MAX} characters")
+            key.encode()  # ValueError for what SQL cannot hold, now and not when it is written
+        if len(value) > VALUE_OCTETS_MAX or len(value) > self._octets_max:
             raise ValueError(f"a value has at most {VALUE_OCTETS_MAX} octets")
         self.remember(key, value, expires_at)
         self._changes[self._name, key] = (value, expires_at)
