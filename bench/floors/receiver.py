@@ -1,21 +1,15 @@
 """`python -m bench.floors.receiver`: what the receiver and its standing policies cost for one message, in microseconds.
 
 The events that a client causes are made beforehand, and a spool that keeps nothing tells a commit as the real one does:
-later.  So what is measured is the answering alone: panel, policies, accounts, resolution, envelope.  It counts the CPU
-time of the thread, so a busy machine disturbs the figures little; the minimum is what the work costs, the median what
-it cost here.
+later.  So what is measured is the answering alone: panel, policies, accounts, resolution, envelope.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
-import pstats
 import random
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from bench.floors.stopwatch import measure, profile
 from mailhub.app.discovery import discover
 from mailhub.app.seating import seats
 from mailhub.interfaces import IContent, IDraft, IHistory, ISpool
@@ -200,21 +195,6 @@ def cases(directory: Path) -> dict[str, tuple[Stage, Sequence[events.Event], int
     }
 
 
-def measure(run: Callable[[], object], messages: int, seconds: float) -> tuple[float, float]:
-    """The minimum and the median of many repeats, in microseconds a message."""
-    rounds = max(1, 10 // messages)
-    for _ in range(rounds):
-        run()
-    figures = []
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        began = time.thread_time_ns()
-        for _ in range(rounds):
-            run()
-        figures.append((time.thread_time_ns() - began) / rounds / messages / 1000)
-    return min(figures), statistics.median(figures)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.floors.receiver", description=(__doc__ or "").split("\n\n")[0]
@@ -224,19 +204,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each case (2)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        for name, (stage, happening, messages) in cases(Path(directory)).items():
-            run = partial(stage.session, happening)
-            if arguments.only not in name:
-                continue
-            if arguments.profile:
+        wanted = {name: case for name, case in cases(Path(directory)).items() if arguments.only in name}
+        works = {name: partial(stage.session, happening) for name, (stage, happening, _) in wanted.items()}
+        if arguments.profile:
+            for name, work in works.items():
                 print(name)
-                profile = cProfile.Profile()
-                for _ in range(max(1, 2000 // messages)):
-                    profile.runcall(run)
-                pstats.Stats(profile).sort_stats("tottime").print_stats(40)
-            else:
-                least, median = measure(run, messages, arguments.seconds)
-                print(f"{name:34} {least:8.1f} {median:8.1f}   us a message (minimum, median)", flush=True)
+                profile(work, max(1, 2000 // wanted[name][2]))
+            return
+        for name, (least, median) in measure(works, arguments.seconds).items():
+            messages = wanted[name][2]
+            print(f"{name:34} {least / messages:8.1f} {median / messages:8.1f}   us a message (minimum, median)")
 
 
 if __name__ == "__main__":
