@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 
 from mailhub.policy.begin import begin
 
@@ -36,6 +36,22 @@ def test_what_has_been_waited_for_already_is_no_wait() -> None:
         return await succeed(3) + await succeed(4)
 
     assert begin(work()) == 7
+
+
+def test_a_deferred_that_has_fired_is_no_wait_either() -> None:
+    assert begin(succeed(3)) == 3
+    with pytest.raises(KeyError):
+        begin(fail(KeyError("early")))
+
+
+def test_what_has_to_be_waited_for_is_a_plain_deferred() -> None:
+    waiting: Deferred[int] = Deferred()
+    assert begin(waiting) is waiting
+    several = begin(DeferredList([waiting]))
+    assert type(several) is Deferred
+    found = outcome(several)
+    waiting.callback(5)
+    assert found == [[(True, 5)]]
 
 
 def test_an_error_before_the_first_wait_is_raised() -> None:

@@ -19,12 +19,13 @@ from mailhub.interfaces import (
     SpoolError,
     SpoolFull,
 )
-from mailhub.model import Address, reply
+from mailhub.model import Address, Envelope, reply
 from mailhub.model.opinion import Prepend
 from mailhub.policy.panel import Seat
 from mailhub.receiver.transaction import FIELD_OCTETS_MAX, FIELDS_MAX
 from mailhub.testing.accounts import Accounts
 from mailhub.testing.policy import StillWaiting
+from mailhub.testing.spool import MemoryDraft
 from mailhub.wire.smtp import events, replies
 
 OK = "250 2.0.0 Queued as "
@@ -366,6 +367,38 @@ def test_a_bug_at_a_recipient_accepts_nobody(desk: Callable[..., Any]) -> None:
     client.content()
     ((recipient,),) = [envelope.recipients for envelope in client.queued()]
     assert str(recipient.address) == "alice@example.test"
+
+
+class Faulty(MemoryDraft):
+    """A draft whose commit ends with what nobody expects, at once or later."""
+
+    committed: Deferred[None] | None = None
+
+    def commit(self, envelope: Envelope) -> Any:
+        if self.committed is None:
+            raise ZeroDivisionError
+        return self.committed
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_bug_in_the_commit_is_no_250_and_leaves_nothing(desk: Callable[..., Any], late: bool) -> None:
+    client = desk().greet()
+    draft = Faulty(client.spool, "q1")
+    client.spool.draft = lambda: draft
+    client.begin()
+    if late:
+        draft.committed = Deferred()
+        answered = client.content()
+        draft.committed.errback(ZeroDivisionError())
+        failures: list[Any] = []
+        answered.addErrback(failures.append)
+        assert [type(failure.value) for failure in failures] == [ZeroDivisionError]
+    else:
+        with pytest.raises(ZeroDivisionError):
+            client.content()
+    assert not client.receiver.is_committing
+    assert client.spool.drafts_open == 0
+    assert client.queued() == []
 
 
 # --- the client goes away ------------------------------------------------------------------------------------------
