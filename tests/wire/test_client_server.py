@@ -104,7 +104,7 @@ class Pair:
                 assert to != "BINARYMIME"
                 content = downgrade(b"".join(self.pieces), to)
                 self.pieces = self.cut(content)
-                self.begin(replace(self.now, body=to, size=len(content), content=content))
+                self.begin(self.now._replace(body=to, size=len(content), content=content))
             case ContentWanted(octets_max):
                 piece = self.pieces.pop(0)
                 assert len(piece) <= octets_max
@@ -122,7 +122,7 @@ class Pair:
     def begin(self, mail: Mail) -> None:
         # Large content is streamed.
         assert mail.content is not None
-        self.client.begin(replace(mail, content=None) if len(mail.content) > 2000 else mail)
+        self.client.begin(mail._replace(content=None) if len(mail.content) > 2000 else mail)
 
     def cut(self, content: bytes | None) -> list[bytes]:
         assert content is not None

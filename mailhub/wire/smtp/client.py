@@ -185,12 +185,16 @@ class ClientSession:
         if self._awaits_tls:
             self._lose(INJECTED)
             return
-        replies = self._input
+        replies, expected = self._input, self._expected
         replies.add(octets)
         try:
             while (said := replies.next_reply()) is not None:
                 self._step += 1
-                self._understand(said)
+                # RFC 5321 section 3.8: a 421 may answer anything, and ends the session.
+                if not expected or (said.code == 421 and expected[0] is not Expected.QUIT):
+                    self._lose(said if said.code == 421 else OUT_OF_STEP)
+                else:
+                    _ANSWERED[expected[0]](self, said)
                 if self._over:
                     return
         except MalformedReply as fault:
@@ -320,17 +324,6 @@ class ClientSession:
 
     # --- replies -----------------------------------------------------------------------------------------------
 
-    def _understand(self, said: Reply) -> None:
-        if not self._expected:
-            self._lose(said if said.code == 421 else OUT_OF_STEP)
-            return
-        expected = self._expected[0]
-        # RFC 5321 section 3.8: a 421 may answer anything, and ends the session.
-        if said.code == 421 and expected is not Expected.QUIT:
-            self._lose(said)
-            return
-        _ANSWERED[expected](self, said)
-
     def _opened(self, said: Reply) -> None:
         """A reply to one of the first commands, of which there is one at a time."""
         expected = self._expected.popleft()
@@ -383,21 +376,19 @@ class ClientSession:
             if not offered.pipelining:
                 self._output.append(lines.encode())
                 return
-        in_flight = self._sent - self._answered
-        if in_flight * 2 <= self._window:  # do not follow each reply with a write of one command
-            trying = self._trying
-            while self._sent < len(trying) and in_flight < self._window:
-                index = trying[self._sent]
-                self._sent += 1
+        sent, answered, window, trying = self._sent, self._answered, self._window, self._trying
+        if (sent - answered) * 2 <= window:  # do not follow each reply with a write of one command
+            while sent < len(trying) and sent - answered < window:
+                index = trying[sent]
                 try:
                     lines += client_commands.rcpt(mail.recipients[index], offered, self._smtputf8)
                 except UnsafeCommand:
                     self._outcomes[index] = Failed(BAD_RECIPIENT)
                     self._trying = trying = [other for other in trying if other != index]
-                    self._sent -= 1
                     continue
                 expected.append(_RCPT)
-                in_flight += 1
+                sent += 1
+            self._sent = sent
         if lines:
             self._output.append(lines.encode())
         if self._sent == len(self._trying):
@@ -429,12 +420,13 @@ class ClientSession:
 
     def _mail_answered(self, said: Reply) -> None:
         self._expected.popleft()
-        if said.is_positive:
-            if said.code >= 300:
-                self._lose(WRONG_REPLY)
-                return
+        if said.code < 300:
             self._needs_reset = True
-            self._go_on()
+            if not self._content_asked:
+                self._go_on()
+            return
+        if said.is_positive:
+            self._lose(WRONG_REPLY)
             return
         self._mail_refusal = _refused(said, "MAIL")
         self._settle(self._trying, self._mail_refusal)
@@ -445,7 +437,7 @@ class ClientSession:
         self._expected.popleft()
         index = self._trying[self._answered]
         self._answered += 1
-        if 200 <= said.code < 300:
+        if said.code < 300:
             self._accepted.append(index)
         elif said.is_positive:
             self._lose(WRONG_REPLY)
@@ -526,7 +518,7 @@ class ClientSession:
         self._settle(self._accepted, _refused(said, "BDAT"))
 
     def _content_answered(self, said: Reply) -> None:
-        if 300 <= said.code < 400 or (self._sends_content and said.is_positive):
+        if said.is_positive and (said.code >= 300 or self._sends_content):
             self._lose(WRONG_REPLY)
             return
         if self._sends_content:

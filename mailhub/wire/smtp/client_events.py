@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from mailhub.model import NO_MAIL_PARAMETERS, ForwardPath, MailParameters, Outcome, Reply, ReversePath
 from mailhub.wire.smtp.client_login import Credentials
@@ -64,8 +64,7 @@ class Options:
             raise ValueError("at least one command must be in flight")
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     """One mail transaction that is to be made.
 
     `body` says what the content is, not what somebody declared: "8BITMIME" if it has octets over 127, "BINARYMIME" if
@@ -80,7 +79,11 @@ class Mail:
     body: Body = "7BIT"
     utf8_header: bool = False
     parameters: MailParameters = NO_MAIL_PARAMETERS
-    content: bytes | None = field(default=None, repr=False)
+    content: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without the content, which is nobody's business who reads a log."""
+        return f"Mail({self.reverse_path!r}, {self.recipients!r}, {self.size} octets, {self.body})"
 
 
 # --- what comes out ----------------------------------------------------------------------------------------------
@@ -111,8 +114,7 @@ class ContentWanted:
     octets_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionEnded:
+class TransactionEnded(NamedTuple):
     """One outcome for each recipient, in the order of `Mail.recipients`.
 
     None stands for one that was not tried since the host takes no more at a time: it belongs into a further
@@ -139,8 +141,7 @@ class Closed:
 ClientEvent: TypeAlias = TlsWanted | Idle | DowngradeWanted | ContentWanted | TransactionEnded | Closed
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """The host must have answered `name` within `seconds`; begun anew whenever `step` is another one."""
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailhub.model import Reply, reply
 from mailhub.wire.smtp.capabilities import Capabilities
@@ -14,8 +14,7 @@ NO_SMTPUTF8 = reply(553, "5.6.7", "The message needs SMTPUTF8, which the remote 
 NO_REQUIRETLS = reply(550, "5.7.30", "The message needs REQUIRETLS, which the remote host does not offer under TLS")
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """`refusal` is the reason why nobody can have the message; None if somebody can.
 
     `trying` are the indexes of the recipients to be named now, `foreign` of those who would need SMTPUTF8 and cannot

@@ -16,6 +16,10 @@ from mailhub.model.reply import REPLY_LINE_OCTETS_MAX
 from mailhub.wire.lines import BareLineEnd, EndlessLine, LineBuffer
 
 LINES_MAX = 100
+#: What a host answers to the commands of one transaction is the same each time: octets that came at once, if they are
+#: so few, are remembered with the replies that they are.
+REMEMBERED_OCTETS_MAX = 256
+REMEMBERED_MAX = 512
 
 # RFC 3463 section 2: status-code = class "." subject "." detail
 _STATUS = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")
@@ -35,22 +39,36 @@ class ReplyReader:
     """Whole replies out of octets that come in any pieces.  It holds the lines of one unfinished reply at most, and
     what came behind it until it is asked for."""
 
-    __slots__ = ("_input", "_unfinished")
+    __slots__ = ("_given", "_input", "_known", "_unfinished")
 
     def __init__(self) -> None:
         self._input = LineBuffer(REPLY_LINE_OCTETS_MAX)
         self._unfinished: list[bytes] = []
+        self._known: tuple[Reply, ...] = ()  # replies that were remembered; they stand before the input
+        self._given = 0  # so many of them were given out
 
     @property
     def is_empty(self) -> bool:
         """Whether all that came has been given out."""
-        return self._input.is_empty and not self._unfinished
+        return self._given == len(self._known) and self._input.is_empty and not self._unfinished
 
     def add(self, octets: bytes) -> None:
+        if len(octets) <= REMEMBERED_OCTETS_MAX and self.is_empty:
+            self._known = _remembered(octets)
+            self._given = 0
+            if self._known:
+                return
         self._input.add(octets)
 
     def next_reply(self) -> Reply | None:
         """The next whole reply, or None.  Raises MalformedReply; nothing may be read after that."""
+        given = self._given
+        if given < len(self._known):
+            self._given = given + 1
+            return self._known[given]
+        return None if self._input.is_empty else self._read()
+
+    def _read(self) -> Reply | None:
         unfinished = self._unfinished
         while True:
             try:
@@ -69,7 +87,7 @@ class ReplyReader:
                 if len(unfinished) >= LINES_MAX:
                     raise MalformedReply(f"a reply has more than {LINES_MAX} lines")
             elif not unfinished:
-                return _parse(line)
+                return _compose(line)
             else:
                 if unfinished[0][:3] != line[:3]:
                     raise MalformedReply("the lines of a reply have different codes")
@@ -77,21 +95,26 @@ class ReplyReader:
                 return _compose(*unfinished, line)
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _remembered(octets: bytes) -> tuple[Reply, ...]:
+    """The replies that these octets are; none, if they are not whole replies, or no replies at all."""
+    reader = ReplyReader()
+    reader._input.add(octets)
+    try:
+        found = tuple(iter(reader._read, None))
+    except MalformedReply:
+        return ()
+    return found if reader.is_empty else ()
+
+
 def _compose(*lines: bytes) -> Reply:
     """The reply of these lines, whose codes are the same.  Raises MalformedReply."""
     code = _code(lines[0])
-    first, *more = [_text(line) for line in lines]
-    status, first = _split_status(code, first)
+    status, text = _split_status(code, _text(lines[0]))
+    if len(lines) == 1:
+        return Reply(code, text, status)
     # RFC 2034 section 4: a reply with a status has it on each line.
-    return Reply(code, first, status, tuple(_split_status(code, text)[1] for text in more))
-
-
-@lru_cache(maxsize=512)
-def _parse(line: bytes) -> Reply:
-    """`_compose` of one line: most replies of most hosts are the same few.  What varies, as queue ids do, passes by."""
-    code = _code(line)
-    status, text = _split_status(code, _text(line))
-    return Reply(code, text, status)
+    return Reply(code, text, status, tuple(_split_status(code, _text(line))[1] for line in lines[1:]))
 
 
 def _code(line: bytes) -> int:

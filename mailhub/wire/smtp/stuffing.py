@@ -60,8 +60,11 @@ class DotEncoder:
 
 def encode_whole(content: bytes) -> bytes:
     """All that follows a 354, for content that is in memory."""
-    encoder = DotEncoder()
-    return encoder.encode(content) + encoder.finish()
+    if has_stray_line_ends(content) or not content.endswith(b"\r\n"):
+        encoder = DotEncoder()
+        return encoder.encode(content) + encoder.finish()
+    stuffed = content.replace(b"\r\n.", b"\r\n..") + b".\r\n"
+    return b"." + stuffed if content.startswith(b".") else stuffed
 
 
 def encode_chunk(octets: bytes, is_last: bool) -> bytes:
