@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from mailhub.model import Deferred, Delivered, Failed, Outcome, Reply, reply
+from mailhub.wire.lines import has_half_line_end
 from mailhub.wire.smtp import capabilities, client_commands
 from mailhub.wire.smtp.client_commands import UnsafeCommand
 from mailhub.wire.smtp.client_events import (
@@ -56,7 +57,7 @@ from mailhub.wire.smtp.client_order import (
     is_too_many,
 )
 from mailhub.wire.smtp.remote_reply import MalformedReply, ReplyReader
-from mailhub.wire.smtp.stuffing import DotEncoder, encode_chunk, encode_whole, has_stray_line_ends
+from mailhub.wire.smtp.stuffing import DotEncoder, encode_chunk, encode_whole
 
 #: How much content is asked for at a time.
 PIECE_OCTETS_MAX = 256 * 1024
@@ -409,7 +410,7 @@ class ClientSession:
             self._by_chunks = True
         elif content is not None and not self._options.lmtp and len(content) <= PIECE_OCTETS_MAX:
             # RFC 2033 knows no BDAT: whether one reply comes or one per recipient could not be told apart.
-            self._by_chunks = self.capabilities.chunking and not has_stray_line_ends(content)
+            self._by_chunks = self.capabilities.chunking and not has_half_line_end(content)
         if not self._by_chunks:
             self._send(b"DATA\r\n", Expected.DATA)
         elif content is not None:

@@ -14,15 +14,10 @@ from __future__ import annotations
 
 import re
 
-# Two searches for one octet each are ten times as fast as one search for either.  Written with the LF first and the
-# look-behind after it, the second is as fast as the first.
+from mailhub.wire.lines import has_half_line_end
+
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"\n(?<!\r\n)")
-
-
-def has_stray_line_ends(octets: bytes) -> bool:
-    """Whether a CR or an LF stands alone in `octets`."""
-    return _BARE_CR.search(octets) is not None or _BARE_LF.search(octets) is not None
 
 
 class DotEncoder:
@@ -43,7 +38,7 @@ class DotEncoder:
             octets, self._held = octets[:-1], b"\r"
         if not octets:
             return b""
-        if has_stray_line_ends(octets):
+        if has_half_line_end(octets):
             octets = _BARE_LF.sub(b" ", _BARE_CR.sub(b" ", octets))
         begins_with_dot = self._at_line_start and octets.startswith(b".")
         self._at_line_start = octets.endswith(b"\r\n")
@@ -60,7 +55,7 @@ class DotEncoder:
 
 def encode_whole(content: bytes) -> bytes:
     """All that follows a 354, for content that is in memory."""
-    if has_stray_line_ends(content) or not content.endswith(b"\r\n"):
+    if has_half_line_end(content) or not content.endswith(b"\r\n"):
         encoder = DotEncoder()
         return encoder.encode(content) + encoder.finish()
     stuffed = content.replace(b"\r\n.", b"\r\n..") + b".\r\n"
