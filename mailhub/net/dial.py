@@ -23,6 +23,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import ConnectError, ConnectionRefusedError, NoRouteError, TCPTimedOutError, TimeoutError
 
 from mailhub.model import Host
+from mailhub.net.prompt import hasten
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import (
@@ -119,7 +120,10 @@ class Dialler:
             self._places.extendleft(reversed(group))  # those that were not begun
             if won is not None:
                 place, protocol = won
-                if not place.host.address.startswith("/") and (set_no_delay := _no_delay(protocol)) is not None:
+                transport = getattr(protocol, "transport", None)
+                hasten(transport)
+                set_no_delay: Callable[[bool], None] | None = getattr(transport, "setTcpNoDelay", None)
+                if not place.host.address.startswith("/") and set_no_delay is not None:
                     set_no_delay(True)
                 return won
         return None
@@ -131,10 +135,6 @@ class Dialler:
     def skip(self, name: str) -> None:
         """Do not dial the other addresses of this host."""
         self._places = deque(place for place in self._places if place.host.name != name)
-
-
-def _no_delay(protocol: IProtocol) -> Callable[[bool], None] | None:
-    return getattr(getattr(protocol, "transport", None), "setTcpNoDelay", None)
 
 
 class _Race:

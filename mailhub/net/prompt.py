@@ -10,6 +10,7 @@ The rules: what was written first is sent first; a producer that was paused is r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -69,3 +70,24 @@ def make_prompt(port: IListeningPort) -> None:
         port.transport = PromptUnixServer
     elif isinstance(port, tcp.Port):
         port.transport = PromptServer
+
+
+class PromptClient(Prompt, tcp.Client):
+    """One dialled TCP connection."""
+
+
+class PromptUnixClient(Prompt, unix.Client):
+    """One dialled connection to a UNIX socket."""
+
+
+_DIALLED: Mapping[type, type] = {tcp.Client: PromptClient, unix.Client: PromptUnixClient}
+
+
+def hasten(transport: object) -> None:
+    """Make a dialled connection one of these, at once when it is there.  Others than Twisted's own stay.
+
+    Who dials cannot say of which class his connections are to be; nothing but the class makes the difference.
+    """
+    kind = _DIALLED.get(type(transport))
+    if kind is not None:
+        transport.__class__ = kind

@@ -33,6 +33,7 @@ from mailhub.model import (
     Smtp,
 )
 from mailhub.net.client_tls import ClientTls
+from mailhub.net.prompt import PromptClient, PromptUnixClient
 from mailhub.net.tls import CertificateStore, Pair
 from mailhub.queue.limits import Limits
 from mailhub.store.disk import RealDisk
@@ -265,11 +266,14 @@ class LoopbackTests(TestCase):
             outcome = await self.deliver(route)
             assert isinstance(outcome, Delivered), outcome
         assert len(mta.messages) == 2
+        for client in self.deliverer.connections._since:
+            assert isinstance(client.transport, PromptUnixClient)
 
     async def test_a_connection_does_not_wait_for_more_to_send(self) -> None:
         _, host = self.mta()
         await self.deliver(Smtp("remote.example", (host,)))
         [client] = self.deliverer.connections._since
+        assert isinstance(client.transport, PromptClient)
         assert client.transport.getTcpNoDelay()
         assert client.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
