@@ -262,7 +262,7 @@ class ISpool(Interface):
 
 
 class IRouter(Interface):
-    async def route(envelope: Envelope, recipient: Recipient) -> Route:
+    def route(envelope: Envelope, recipient: Recipient) -> Awaitable[Route]:
         """Where this recipient's copy goes next (RFC 5321 section 5)."""
 
 

@@ -100,11 +100,17 @@ async def mail_hosts(
     return MailHosts(hosts, "MX", answer.authenticated, answer.expires_at)
 
 
+def needs_no_resolver(name: str) -> bool:
+    """Whether the addresses of this host are always the same: an IP address stands for itself, and "localhost" is this
+    machine (RFC 6761 section 6.3)."""
+    return name == "localhost" or ip_of(name) is not None
+
+
 async def host_addresses(
     resolver: IResolver, name: str, port: int, *, ipv6: bool = True
 ) -> tuple[Host, ...] | ResolutionDeferred:
-    """The addresses of a host that the postmaster named, who is believed; none if it has none.  IP addresses stand for
-    themselves, and "localhost" is this machine, without asking (RFC 6761 section 6.3)."""
+    """The addresses of a host that the postmaster named, who is believed; none if it has none.  See needs_no_resolver
+    for those that are found without asking."""
     if name == "localhost":
         return _hosts(name, _usable(("::1", "127.0.0.1"), ipv6, believed=True), port)
     if (ip := ip_of(name)) is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -26,7 +27,7 @@ from mailhub.model.route import USUAL_PACE
 from mailhub.policy.begin import begin
 from mailhub.policy.deadline import Failed, within
 from mailhub.policy.panel import Seat
-from mailhub.queue.mx import host_addresses, mail_hosts
+from mailhub.queue.mx import host_addresses, mail_hosts, needs_no_resolver
 from mailhub.queue.next_hop import MX, NextHop
 from mailhub.queue.ourselves import Ourselves
 from mailhub.queue.tls_policy import TlsLevel, requiring_tls
@@ -39,6 +40,9 @@ NOT_NOW = reply(451, "4.4.3", "The DNS does not say now where the next hop is")
 NO_NEXT_HOP = reply(451, "4.3.5", "The next hop for this address does not exist; the postmaster has to mend its route")
 POLICY_FAILED = reply(451, "4.3.0", "A local rule about the route failed")
 POLICY_FAILED_FOR_GOOD = reply(550, "5.3.0", "A local rule about the route failed")
+
+#: Domains of which is remembered which entries are for them, since the same ones come again with every message.
+DOMAINS_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +76,21 @@ class Entries:
         for number, entry in enumerate(self._entries):
             self._numbers.setdefault(entry.domain, []).append(number)
 
+        self._candidates = lru_cache(maxsize=DOMAINS_REMEMBERED)(self._look_up)
+
     def find(self, domain: str, sender: ReversePath) -> Way | None:
         """The way of the first entry for this recipient domain and sender."""
         if not self._entries:
             return None
-        candidates = sorted(number for key in self._keys(domain) for number in self._numbers.get(key, ()))
-        for number in candidates:
-            if _is_from(self._entries[number].sender, sender):
-                return self._entries[number].way
+        for entry in self._candidates(domain):
+            if not entry.sender or _is_from(entry.sender, sender):
+                return entry.way
         return None
+
+    def _look_up(self, domain: str) -> tuple[Entry, ...]:
+        """The entries for this domain, whoever the sender is."""
+        numbers = sorted(number for key in self._keys(domain) for number in self._numbers.get(key, ()))
+        return tuple(self._entries[number] for number in numbers)
 
     @staticmethod
     def _keys(domain: str) -> list[str]:
@@ -94,8 +104,6 @@ class Entries:
 
 
 def _is_from(wanted: str, sender: ReversePath) -> bool:
-    if not wanted:
-        return True
     if sender is None:
         return False
     local, _, domain = wanted.rpartition("@")
@@ -144,23 +152,21 @@ class OutsideRouter:
         """Another plan from now on.  Messages under way keep the routes that they have."""
         self._plan = plan
         self._policies = tuple(seat for seat in policies if IRoutePolicy.providedBy(seat.policy))
+        # The routes to hosts that the configuration gives the addresses of, by the name of the way: always the same.
+        self._fixed: dict[str, Route] = {}
 
     async def route(self, envelope: Envelope, recipient: Recipient) -> Route:
-        route, is_proven = await self._find(envelope, recipient)
+        is_proven = True  # the names of its hosts are beyond doubt
+        route = await self._chosen(envelope, recipient) if self._policies else None
+        if route is None:
+            domain = recipient.address.domain
+            plan = self._plan
+            way = plan.entries.find(domain, envelope.reverse_path) or plan.fallback
+            if way.to.protocol == "mx":
+                route, is_proven = await self._by_mx(domain, way)
+            else:
+                route = self._fixed.get(way.name) or await self._by_hop(way)
         return requiring_tls(route, is_proven) if envelope.parameters.requiretls else route
-
-    async def _find(self, envelope: Envelope, recipient: Recipient) -> tuple[Route, bool]:
-        """The route, and whether the names of its hosts are beyond doubt."""
-        if self._policies:
-            chosen = await self._chosen(envelope, recipient)
-            if chosen is not None:
-                return chosen, True
-        domain = recipient.address.domain
-        plan = self._plan
-        way = plan.entries.find(domain, envelope.reverse_path) or plan.fallback
-        if way.to.protocol == "mx":
-            return await self._by_mx(domain, way)
-        return await self._by_hop(way), True
 
     async def _by_mx(self, domain: str, way: Way) -> tuple[Route, bool]:
         plan = self._plan
@@ -192,7 +198,10 @@ class OutsideRouter:
             return Nowhere(NO_NEXT_HOP, f"{why}: {to.host} has no address", way.pace)
         if to.protocol == "lmtp":
             return Lmtp(to.endpoint, hosts, way.tls, way.tls_source, way.pace, why)
-        return Smtp(str(to), hosts, way.tls, way.login, to.protocol == "smtps", way.tls_source, way.pace, why)
+        route = Smtp(str(to), hosts, way.tls, way.login, to.protocol == "smtps", way.tls_source, way.pace, why)
+        if needs_no_resolver(to.host):
+            self._fixed[way.name] = route
+        return route
 
     # --- policies ----------------------------------------------------------------------------------------------
 

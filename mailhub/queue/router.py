@@ -5,10 +5,12 @@ LocalRouter knows our own mailboxes and hands everybody else to the router behin
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from zope.interface import implementer
 
 from mailhub.interfaces import AccountsUnavailable, IAccounts, IRouter
-from mailhub.model import Alias, Envelope, Local, Mailbox, Nowhere, Recipient, Route, reply
+from mailhub.model import Address, Alias, Envelope, Local, Mailbox, Nowhere, Recipient, Route, reply
 
 NO_SUCH_USER = reply(550, "5.1.1", "There is no such mailbox here any more")
 ACCOUNTS_UNAVAILABLE = reply(451, "4.3.0", "The accounts cannot be asked now")
@@ -33,10 +35,12 @@ class LocalRouter:
         self._accounts = accounts
         self._outside: IRouter = Undeliverable() if outside is None else outside
 
-    async def route(self, envelope: Envelope, recipient: Recipient) -> Route:
-        address = recipient.address
-        if not self._accounts.hosts(address.domain):
-            return await self._outside.route(envelope, recipient)
+    def route(self, envelope: Envelope, recipient: Recipient) -> Awaitable[Route]:
+        if self._accounts.hosts(recipient.address.domain):
+            return self._to_mailbox(recipient.address)
+        return self._outside.route(envelope, recipient)
+
+    async def _to_mailbox(self, address: Address) -> Route:
         try:
             account = await self._accounts.find(address)
         except AccountsUnavailable:

@@ -304,6 +304,27 @@ def test_another_plan_while_it_runs() -> None:
     assert route.destination == "smtp:relay.test:587"
 
 
+def test_a_route_that_needs_no_resolver_is_made_once_for_each_plan_and_way() -> None:
+    def plan(address: str, sender: str = "") -> Plan:
+        far = Way("route[0]", NextHop("smtp", address, 25))
+        return Plan(Way("smarthost", NextHop("smtp", "192.0.2.8", 25)), Entries((Entry(far, "far.test", sender),)))
+
+    outside = router(plan("192.0.2.7"))
+    first = at_once(outside.route(message(), to()))
+    assert isinstance(first, Smtp)
+    assert [host.address for host in first.hosts] == ["192.0.2.7"]
+    assert at_once(outside.route(message(), to())) is first
+    outside.renew(plan("2001:db8::7", sender="@example.test"))
+    for sender, address in ((ALICE, "2001:db8::7"), (None, "192.0.2.8"), (ALICE, "2001:db8::7")):
+        route = at_once(outside.route(message(sender), to()))
+        assert isinstance(route, Smtp)
+        assert [host.address for host in route.hosts] == [address]
+    needing = at_once(outside.route(message(parameters=REQUIRETLS), to()))
+    assert isinstance(needing, Smtp)
+    assert needing.tls == "verify"
+    assert at_once(outside.route(message(), to())).tls == "may"
+
+
 # --- REQUIRETLS (RFC 8689) ------------------------------------------------------------------------------------------
 
 
