@@ -131,7 +131,7 @@ class NetForm:
 
     def __init__(self, sink: Sink, octets: int) -> None:
         self._client = SmtpClient(Options("mx.example.test"), cast(IReactorTime, _clock()))
-        self._client.makeConnection(cast(Any, Transport()))
+        cast(Any, self._client).makeConnection(Transport())
         for said in sink.opening:
             self._client.dataReceived(said)
         self._answers = sink.answers
@@ -169,7 +169,7 @@ class Network(Clock):
         transport.protocol = protocol
         self.made.append(transport)
         assert protocol is not None
-        protocol.makeConnection(cast(Any, transport))
+        cast(Any, protocol).makeConnection(transport)
         return None
 
 

@@ -11,7 +11,7 @@ The rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,11 +55,31 @@ BAD_ENDPOINT = reply(451, "4.3.5", "The next hop cannot be understood; the postm
 #: These ask for less of us, whatever they answer.
 _SLOWER = (421, 450)
 
+#: Where nothing has gone wrong yet, which is nearly always.
+NO_HOST: Set[Host] = frozenset()
+
 _log = Logger(namespace="mailhub.deliver")
 
 
 class Errand:
     """The recipients `group` with one reverse-path; their outcomes are put into `outcomes`."""
+
+    __slots__ = (
+        "_deliverer",
+        "_dialler",
+        "_envelope",
+        "_hosts_left",
+        "_in_clear",
+        "_left",
+        "_load",
+        "_outcomes",
+        "_reason",
+        "_remote",
+        "_reverse_path",
+        "_trouble",
+        "_visited",
+        "_way",
+    )
 
     def __init__(
         self,
@@ -79,8 +99,8 @@ class Errand:
         self._left = group  # who has no outcome yet, or may get a better one
         self._outcomes = outcomes
         self._dialler: Dialler | None = None
-        self._visited: set[Host] = set()
-        self._in_clear: set[Host] = set()  # where TLS was tried in vain
+        self._visited: Set[Host] = NO_HOST
+        self._in_clear: Set[Host] = NO_HOST  # where TLS was tried in vain
         self._hosts_left = HOSTS_MAX
         self._reason, self._remote = NO_HOSTS, ""  # why the last host was left, and its name
         self._trouble = False  # the destination has shown that we ask for too much
@@ -122,13 +142,16 @@ class Errand:
         decided = False
         deferred: list[Recipient] = []
         while self._left and client.is_idle:
-            batch, rest = self._left[:RECIPIENTS_MAX], self._left[RECIPIENTS_MAX:]
+            batch, rest = self._left, []
+            if len(batch) > RECIPIENTS_MAX:
+                batch, rest = batch[:RECIPIENTS_MAX], batch[RECIPIENTS_MAX:]
             ended = await self._transact(connection, batch)
             if ended is None:
                 self._left = rest
                 decided = True
                 continue
-            if was_kept and _was_closed_before(ended, client):
+            closed = client.closed
+            if was_kept and closed is not None and _was_closed_before(ended, closed, client.heard):
                 return False
             was_kept = False
             untried: list[Recipient] = []
@@ -146,8 +169,10 @@ class Errand:
             if client.unreadable:
                 self._reason, self._hosts_left = UNREADABLE, 0  # no host can help
                 return decided
-        self._left += deferred
         closed = client.closed
+        if closed is None and not deferred and not self._left:
+            return decided  # as nearly always
+        self._left = self._left + deferred
         if closed is not None and closed.reply is not None:
             self._reason, self._remote = closed.reply, connection.host.name
             self._trouble = True
@@ -156,13 +181,13 @@ class Errand:
         else:
             self._dialler = None  # it wants no more on one connection, and more on the next
             return decided
-        self._visited.add(connection.host)
+        self._visited |= {connection.host}
         self._hosts_left -= 1
         return decided
 
     def _avoid(self, name: str) -> None:
         """Visit no address of this host any more."""
-        self._visited.update(host for host in self._way.hosts if host.name == name)
+        self._visited |= {host for host in self._way.hosts if host.name == name}
         if self._dialler is not None:
             self._dialler.skip(name)
 
@@ -242,7 +267,7 @@ class Errand:
                 _log.warn(
                     "TLS with {host} failed and is done without: {reply}", host=where(host), reply=str(closed.reply)
                 )
-                self._in_clear.add(host)
+                self._in_clear |= {host}
                 self._dialler.again(place)
         self._trouble = True
         # Where others are open somebody is there, and only wants no more of us.
@@ -322,23 +347,22 @@ def _told(outcome: Outcome, connection: Connection) -> Outcome:
     detail = f"{outcome.detail}, {connection.where}" if outcome.detail else connection.where
     remote = connection.host.name
     match outcome:
-        case Delivered(said):
-            return Delivered(said, detail, remote, notifies=connection.client.capabilities.dsn)
-        case Deferred(said):
-            return Deferred(said, detail, remote)
-        case Failed(said):
-            return Failed(said, detail, remote)
+        case Delivered():
+            return Delivered(outcome.reply, detail, remote, connection.client.capabilities.dsn)
+        case Deferred():
+            return Deferred(outcome.reply, detail, remote)
+        case Failed():
+            return Failed(outcome.reply, detail, remote)
 
 
-def _was_closed_before(ended: TransactionEnded, client: SmtpClient) -> bool:
+def _was_closed_before(ended: TransactionEnded, closed: Closed, heard: bool) -> bool:
     """Whether a connection that was kept was lost, or about to be closed, before the host looked at this transaction.
     Then nothing of it was done, though all of it may have been sent."""
-    closed = client.closed
-    if closed is None or closed.reply is None:
-        return False
-    if not client.heard:
-        return True
     said = closed.reply
+    if said is None:
+        return False
+    if not heard:
+        return True
     return said.code == 421 and all(outcome is not None and outcome.reply is said for outcome in ended.outcomes)
 
 

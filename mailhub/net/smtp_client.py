@@ -98,6 +98,7 @@ class SmtpClient(Protocol):
         self._step = -1  # of the deadline that is watched
         self._due_at: float | None = None
         self._timer: IDelayedCall | None = None
+        self._rings_at = 0.0  # when there is one
 
     # --- what it is told ---------------------------------------------------------------------------------------
 
@@ -213,10 +214,10 @@ class SmtpClient(Protocol):
         is_open = False
         while (event := session.next_event()) is not None:
             match event:
-                case Idle():
-                    is_open = True
                 case TransactionEnded() | DowngradeWanted():
                     ended = event
+                case Idle():
+                    is_open = True
                 case ContentWanted(octets_max):
                     if self._choked:
                         self._wanted = octets_max
@@ -323,8 +324,10 @@ class SmtpClient(Protocol):
         timer = self._timer
         if timer is None:
             self._timer = self._clock.callLater(seconds, self._rung)
-        elif timer.getTime() > due_at:
+            self._rings_at = due_at
+        elif self._rings_at > due_at:
             timer.reset(seconds)
+            self._rings_at = due_at
 
     def _rung(self) -> None:
         self._timer = None
@@ -333,6 +336,7 @@ class SmtpClient(Protocol):
         left = self._due_at - self._clock.seconds()
         if left > 0:
             self._timer = self._clock.callLater(left, self._rung)
+            self._rings_at = self._due_at
         elif self._shaking_hands:
             self._tls_failed(f"no end of the handshake within {self._options.patience.tls_seconds:g} seconds")
             self.abort()
