@@ -46,7 +46,7 @@ _MINUTE = 60.0
 
 class _Window:
     """What one destination takes: `size` deliveries at once, `most` by configuration; `interval` seconds between two,
-    0 for no limit."""
+    0 for no limit.  So many of its places are `taken`."""
 
     __slots__ = (
         "booked_until",
@@ -58,6 +58,7 @@ class _Window:
         "next_at",
         "rate",
         "size",
+        "taken",
         "threshold",
         "timer",
     )
@@ -65,6 +66,7 @@ class _Window:
     def __init__(self, most: int, first: int, interval: float) -> None:
         self.most = most
         self.size = float(min(first, most))
+        self.taken = 0
         self.threshold = float(most)  # below it, growth is fast
         self.deaf = 0  # deliveries under way whose ends tell nothing new
         self.interval = interval
@@ -108,7 +110,6 @@ class Limits:
         self._waiting_max = waiting_max
         self._destinations_max = destinations_max
         self._clock = clock
-        self._taken: dict[str, int] = {}
         self._waiting: dict[str, WaitingLine] = {}
         self._windows: OrderedDict[str, _Window] = OrderedDict()
         self._admitting: set[str] = set()
@@ -117,7 +118,8 @@ class Limits:
 
     def taken(self, destination: str) -> int:
         """Places in use."""
-        return self._taken.get(destination, 0)
+        window = self._windows.get(destination)
+        return 0 if window is None else window.taken
 
     def places(self, destination: str) -> int:
         """Places there are now, used or not."""
@@ -129,11 +131,11 @@ class Limits:
     def enter(self, destination: str, pace: Pace = USUAL_PACE) -> bool:
         """Take a place at once, if there is one, nobody waits for it, and the rate allows it."""
         window = self._window(destination, pace)
-        if self._waiting.get(destination) or self._taken.get(destination, 0) >= window.size:
+        if window.taken >= window.size or self._waiting.get(destination):
             return False
         if window.interval and not self._is_time(window):
             return False
-        self._taken[destination] = self._taken.get(destination, 0) + 1
+        window.taken += 1
         return True
 
     def wait(self, destination: str, sender: str = "", bulk: bool = False) -> Deferred[None] | None:
@@ -158,13 +160,12 @@ class Limits:
 
     def leave(self, destination: str) -> None:
         """Give the place back, to the next in line if somebody waits."""
+        window = self._windows[destination]
         if self._clock is not None:
-            self._window(destination).one_ended(self._clock.seconds())
-        taken = self._taken[destination] - 1
-        if taken:
-            self._taken[destination] = taken
-        else:
-            del self._taken[destination]
+            window.one_ended(self._clock.seconds())
+        window.taken -= 1
+        if not window.taken:
+            window.deaf = 0
         if destination in self._waiting:
             self._admit(destination)
 
@@ -180,11 +181,11 @@ class Limits:
         try:
             line = self._waiting[destination]
             window = self._window(destination)
-            while line and self._taken.get(destination, 0) < window.size:
+            while line and window.taken < window.size:
                 if window.interval and not self._is_time(window):
                     self._wake(destination, window)
                     break
-                self._taken[destination] = self._taken.get(destination, 0) + 1
+                window.taken += 1
                 line.next().callback(None)
             if not line:
                 del self._waiting[destination]
@@ -224,7 +225,7 @@ class Limits:
 
     def succeeded(self, destination: str) -> None:
         """A delivery there, which still has its place, went as it should: there may be room for more."""
-        window = self._window(destination)
+        window = self._windows.get(destination) or self._window(destination)
         if window.deaf:
             window.deaf -= 1
         elif window.size < window.most:
@@ -238,7 +239,7 @@ class Limits:
             window.deaf -= 1
             return
         window.threshold = window.size = max(1.0, window.size / 2)
-        window.deaf = max(0, self._taken.get(destination, 0) - 1)
+        window.deaf = max(0, window.taken - 1)
 
     def _window(self, destination: str, pace: Pace | None = None) -> _Window:
         window = self._windows.get(destination)
@@ -252,7 +253,7 @@ class Limits:
             window.most = self._per_destination_max if pace.per_destination is None else pace.per_destination
             window.size = min(window.size, float(window.most))
             window.interval = self._interval(pace)
-        if not self._taken.get(destination):
+        if not window.taken:
             window.deaf = 0
         return window
 
@@ -264,7 +265,7 @@ class Limits:
         """What was learnt of the destinations that were used least lately; never of one that is in use."""
         for _ in range(len(self._windows) - self._destinations_max):
             destination = next(iter(self._windows))
-            if destination in self._taken or destination in self._waiting:
+            if self._windows[destination].taken or destination in self._waiting:
                 self._windows.move_to_end(destination)
             else:
                 del self._windows[destination]

@@ -21,7 +21,7 @@ def test_places_and_turns() -> None:
     assert second.called
     assert limits.taken("a") == 0
     limits.leave("b")
-    assert not limits._taken
+    assert limits.taken("b") == 0
     assert not limits._waiting
 
 
