@@ -23,8 +23,8 @@ IDLE_MAX = 200
 IDLE_SECONDS = 5.0
 #: How old one may become: names move to other hosts.
 AGE_SECONDS_MAX = 300.0
-#: Messages on one connection.
-TRANSACTIONS_MAX = 100
+#: Messages on one connection.  Opening one costs as much as a few messages do; hosts that want fewer say 421.
+TRANSACTIONS_MAX = 1000
 
 
 class Connection:

@@ -107,6 +107,7 @@ class SmtpDeliverer:
         self.clock = cast("IReactorTime", outside.reactor) if outside.clock is None else outside.clock
         self.connections = Connections(self.clock) if connections is None else connections
         self.unreachable = Unreachable(self.clock, outside.chance) if unreachable is None else unreachable
+        self._last: tuple[Route, Way] | None = None  # many messages go the same way, one behind the other
 
     def close(self) -> None:
         """Close the connections that are idle, and keep no more."""
@@ -118,7 +119,10 @@ class SmtpDeliverer:
         """See IDeliverer.  Raises TypeError for a route that is neither Smtp nor Lmtp."""
         if not recipients:
             return {}
-        way = _way(recipients[0][1])
+        route = recipients[0][1]
+        if self._last is None or self._last[0] is not route:
+            self._last = route, _way(route)
+        way = self._last[1]
         if way.login is not None and way.login not in self.outside.credentials:
             return _for_all(recipients, Deferred(NO_CREDENTIALS, way.login))
         reason = self.unreachable.reason(way.key)
