@@ -142,7 +142,10 @@ class Listener(Service):
         """Accept.  Bind, if nobody called privilegedStartService before.  Raises ListenError."""
         self.privilegedStartService()
         Service.startService(self)  # type: ignore[no-untyped-call]
-        for port in self._pausable():
+        pausable = tuple(self._pausable())
+        if not pausable:
+            return
+        for port in pausable:
             port.startReading()  # type: ignore[no-untyped-call]
         self._watch = self._reactor.callLater(PAUSE_SECONDS, self._watch_on)
 

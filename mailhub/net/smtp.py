@@ -93,7 +93,7 @@ class SmtpProtocol(Protocol):
             lmtp=factory.reception.role == "lmtp",
         )
         self._refusal = factory.doorkeeper.admit(self._session.peer.ip)
-        factory.sessions.add(self)
+        factory.joined(self)
         self.transport.registerProducer(self, True)
         if factory.implicit_tls:
             self._handshake_since = self.heard_at
@@ -389,18 +389,21 @@ class SmtpFactory(ServerFactory):
         number = next(self._numbers)
         return Session(f"{self.name}-{int(clock.seconds()):x}-{number:x}", self.reception.role, ends(peer, host))
 
-    def startFactory(self) -> None:
-        self._clock_call = self.reception.clock.callLater(self.CLOCK_SECONDS, self._look_at_clock)
-
-    def stopFactory(self) -> None:
-        if not self.sessions:
-            self._stop_clock()
+    def joined(self, session: SmtpProtocol) -> None:
+        """A connection is made; from the first to the last of them the clock is looked at."""
+        self.sessions.add(session)
+        if self._clock_call is None:
+            self._clock_call = self.reception.clock.callLater(self.CLOCK_SECONDS, self._look_at_clock)
 
     def _stop_clock(self) -> None:
-        if self._clock_call is not None and self._clock_call.active():
-            self._clock_call.cancel()
+        call, self._clock_call = self._clock_call, None
+        if call is not None and call.active():
+            call.cancel()
 
     def _look_at_clock(self) -> None:
+        self._clock_call = None
+        if not self.sessions:
+            return
         self._clock_call = self.reception.clock.callLater(self.CLOCK_SECONDS, self._look_at_clock)
         now = self.reception.clock.seconds()
         for session in tuple(self.sessions):
