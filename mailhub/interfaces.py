@@ -44,6 +44,16 @@ class IExecutor(Interface):
         """Call `function(*arguments)` off the reactor's thread; the awaitable gives its result or raises its error."""
 
 
+class IWorkers(IExecutor):
+    """An IExecutor with a life of its own.  What is asked of it before the start is done after it."""
+
+    def start() -> None:
+        """Begin to work."""
+
+    def stop() -> None:
+        """Finish what was asked for; ask for nothing more."""
+
+
 class IFile(Interface):
     """A file opened by IDisk.  Every method is blocking and raises OSError."""
 

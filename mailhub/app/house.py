@@ -12,21 +12,19 @@ from typing import Any
 
 from mailhub.app import outbound
 from mailhub.app.config import Config
-from mailhub.app.history import database, redaction
+from mailhub.app.ground import REAL, Ground, PolicyMemory
 from mailhub.app.privileges import Person, acting_as, make_directory_for, make_file_for
 from mailhub.deliver.connections import Connections
 from mailhub.deliver.maildir import MaildirDeliverer
 from mailhub.deliver.smtp import Outside, SmtpDeliverer
 from mailhub.dns.names import PeerNames
 from mailhub.dns.resolver import Resolver
-from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
-from mailhub.interfaces import IAccounts
+from mailhub.interfaces import IAccounts, IDisk, ISpool, IWorkers
 from mailhub.net import self_signed
 from mailhub.net.client_tls import ClientTls
-from mailhub.net.descriptors import Descriptors, raise_limit
+from mailhub.net.descriptors import Descriptors
 from mailhub.net.doorkeeper import Doorkeeper
-from mailhub.net.own_addresses import OwnAddresses
 from mailhub.net.tls import CertificateStore, Pair, Site
 from mailhub.queue.limits import Limits as DestinationLimits
 from mailhub.queue.outside import OutsideRouter
@@ -35,12 +33,10 @@ from mailhub.queue.srs import SrsAccounts
 from mailhub.queue.unreachable import PROBE_SECONDS_MAX, PROBE_SECONDS_MIN, Unreachable
 from mailhub.receiver.throttle import Throttle
 from mailhub.store.accounts import FileAccounts
-from mailhub.store.disk import RealDisk
-from mailhub.store.executor import ThreadExecutor
-from mailhub.store.keyvalue import KeyValueFile
+from mailhub.store.executor import THREADS_MAX
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.passwords import SECRET_OCTETS, installation_secret
-from mailhub.store.spool import HORIZON_SECONDS, SqliteSpool
+from mailhub.store.spool import HORIZON_SECONDS
 
 
 @dataclass
@@ -50,16 +46,16 @@ class House:
     config: Config
     reactor: Any
     chance: random.Random
-    executor: ThreadExecutor
-    hashing: ThreadExecutor
-    disk: RealDisk
+    executor: IWorkers
+    hashing: IWorkers
+    disk: IDisk
     history: HistoryLog
-    spool: SqliteSpool
+    spool: ISpool
     files: FileAccounts
     accounts: IAccounts
     mailboxes: MaildirStore
     maildir: MaildirDeliverer
-    memory: KeyValueFile
+    memory: PolicyMemory
     resolver: Resolver
     names: PeerNames
     certificates: CertificateStore
@@ -72,32 +68,24 @@ class House:
     relay: SmtpDeliverer
 
 
-def build(config: Config, reactor: Any, person: Person | None, terminal: Any) -> House:
-    """All parts for this configuration.  `person` is who we become later, and so who must own what is made now.
+def build(config: Config, reactor: Any, person: Person | None, terminal: Any, ground: Ground = REAL) -> House:
+    """All parts for this configuration.  `person` is who we become later, and so who must own what is made now;
+    `ground` is the world that they touch.
 
     Raises CertificateError and OSError: what must be read while we may still be root is read here.
     """
-    chance = random.SystemRandom()
-    disk = RealDisk()
-    raise_limit()
-    executor = ThreadExecutor(reactor)
-    hashing = ThreadExecutor(reactor, config.accounts.hash_threads, "mailhub-hash")
-    descriptors = Descriptors()
+    chance = ground.chance()
+    disk = ground.disk()
+    executor = ground.workers(reactor, THREADS_MAX, "mailhub-work")
+    hashing = ground.workers(reactor, config.accounts.hash_threads, "mailhub-hash")
+    descriptors = ground.descriptors()
     schedule = Schedule(config.queue.retry, config.queue.give_up)
     mailboxes = MaildirStore(disk, reactor, str(config.data), config.mda.maildir, config.hostname)
     _make_places(config, disk, person)
     with acting_as(person):
         secret = installation_secret(config.data / "installation-secret", chance.randbytes(SECRET_OCTETS), disk)
-    history = HistoryLog(
-        config.log.file,
-        reactor,
-        executor,
-        terminal=terminal,
-        verbose=config.log.level == "debug",
-        database=database(config),
-        redaction=redaction(config, secret),
-    )
-    resolver = _resolver(config, reactor, chance)
+    history = ground.history(config, reactor, executor, terminal, secret)
+    resolver = ground.resolver(config, reactor, chance)
     files = _accounts(config, reactor, hashing, chance, secret)
     with acting_as(person):
         srs = outbound.srs(config, files, chance, reactor, disk)
@@ -114,20 +102,12 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
         hashing=hashing,
         disk=disk,
         history=history,
-        spool=SqliteSpool(
-            str(config.spool_directory),
-            reactor,
-            disk,
-            executor,
-            chance,
-            reserve_octets=config.limits.reserve_octets,
-            horizon_seconds=max(HORIZON_SECONDS, schedule.longest_seconds),
-        ),
+        spool=ground.spool(config, reactor, disk, executor, chance, max(HORIZON_SECONDS, schedule.longest_seconds)),
         files=files,
         accounts=files if srs is None else SrsAccounts(files, srs),
         mailboxes=mailboxes,
         maildir=MaildirDeliverer(mailboxes, executor, reactor),
-        memory=KeyValueFile(str(config.data / "policy-memory.db"), reactor, disk, executor),
+        memory=ground.memory(config, reactor, disk, executor),
         resolver=resolver,
         names=PeerNames(resolver, reactor),
         certificates=_certificates(config, reactor, person),
@@ -141,7 +121,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
         throttle=_throttle(config, reactor),
         schedule=schedule,
         limits=limits,
-        outside=outbound.outside_router(config, resolver, chance, reactor, OwnAddresses(reactor), (), history),
+        outside=outbound.outside_router(config, resolver, chance, reactor, ground.own_addresses(reactor), (), history),
         relay=SmtpDeliverer(
             Outside(
                 hello_name=config.hostname,
@@ -159,16 +139,14 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any) ->
     )
 
 
-def _make_places(config: Config, disk: RealDisk, person: Person | None) -> None:
+def _make_places(config: Config, disk: IDisk, person: Person | None) -> None:
     """What must be there before we are somebody who may not make it."""
     for directory in (config.data, config.log.file.parent, config.history.file.parent):
         make_directory_for(person, directory, disk)
     make_file_for(person, config.log.file)
 
 
-def _accounts(
-    config: Config, reactor: Any, hashing: ThreadExecutor, chance: random.Random, secret: bytes
-) -> FileAccounts:
+def _accounts(config: Config, reactor: Any, hashing: IWorkers, chance: random.Random, secret: bytes) -> FileAccounts:
     return FileAccounts(
         config.mda.domains,
         config.accounts.file,
@@ -192,11 +170,6 @@ def _certificates(config: Config, reactor: Any, person: Person | None) -> Certif
             default = self_signed.ensure(config.tls_directory, config.hostname, reactor.seconds())
     sites = [Site(tuple(site.names), Pair(site.certificate, site.key)) for site in tls.site]
     return CertificateStore(default, sites, clock=reactor, minimum=tls.minimum)
-
-
-def _resolver(config: Config, reactor: Any, chance: random.Random) -> Resolver:
-    servers = tuple(server(text) for text in config.dns.servers) or None
-    return Resolver(reactor, chance, servers, attempt_seconds=config.dns.timeout)
 
 
 def _unreachable(config: Config, reactor: Any, chance: random.Random) -> Unreachable:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python.util import untilConcludes
@@ -55,6 +56,10 @@ class Launcher:
         We take the pipe out of twistd's hands: it finds none, and says nothing before its time.
         """
         self._waiting = self._options.pop("statusPipe", None)
+
+    def on_hangup(self, call: Callable[[], None]) -> None:
+        """Have this called on SIGHUP, as signal handlers are: in between anything."""
+        signal.signal(signal.SIGHUP, lambda number, frame: call())
 
     def started(self) -> None:
         """The hub serves."""

@@ -61,6 +61,7 @@ class MaildropService(Service):
         history: IHistory,
         hostname: str,
         limits: Callable[[], Limits],
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self.setName("maildrop")  # type: ignore[no-untyped-call]
         self._maildrop = maildrop
@@ -71,6 +72,7 @@ class MaildropService(Service):
         self._history = history
         self._hostname = hostname
         self._limits = limits
+        self._poll_seconds = poll_seconds
         self._taken: set[str] = set()  # queued, and the file is still there
         self._passing: Deferred[None] | None = None
         self._again = False
@@ -148,7 +150,7 @@ class MaildropService(Service):
             self._again = False
             self.nudge()
         elif self.running:
-            self._timer = self._clock.callLater(POLL_SECONDS, self.nudge)
+            self._timer = self._clock.callLater(self._poll_seconds, self.nudge)
 
     def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None

@@ -8,7 +8,6 @@ close at once and sessions finish, deliveries end, the spool is closed, and then
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from mailhub.app.config_errors import ConfigError
 from mailhub.app.control import ControlError, ControlService
 from mailhub.app.control_path import NAME as CONTROL
 from mailhub.app.control_queue import QueueDesk
+from mailhub.app.ground import REAL, Ground
 from mailhub.app.launcher import Launcher, StartError, end_with
 from mailhub.app.maildrop import MaildropService
 from mailhub.app.notify import Notifier
@@ -73,9 +73,18 @@ class Hub(MultiService):
     log = Logger()
 
     def __init__(
-        self, config: Config, chosen: Iterable[str], reactor: Any, environ: Mapping[str, str], launcher: Launcher
+        self,
+        config: Config,
+        chosen: Iterable[str],
+        reactor: Any,
+        environ: Mapping[str, str],
+        launcher: Launcher,
+        ground: Ground = REAL,
     ) -> None:
-        """`chosen` are the roles to run.  Raises ConfigError for policies that are wrong, else StartError."""
+        """`chosen` are the roles to run, `ground` is the world that they touch.
+
+        Raises ConfigError for policies that are wrong, else StartError.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.setName("mailhub")  # type: ignore[no-untyped-call]
         #: What is in effect; keys that need a restart keep their values.
@@ -83,6 +92,7 @@ class Hub(MultiService):
         self._reactor = reactor
         self._chosen = frozenset(chosen)
         self._launcher = launcher
+        self._ground = ground
         self._notifier = Notifier(environ, reactor)
         self._started: list[Service] = []
         self._starting: Deferred[None] | None = None
@@ -91,7 +101,7 @@ class Hub(MultiService):
         try:
             self._person = None if config.user is None else Person.find(config.user, config.group)
             must_run_here(self._person)
-            self.house = parts.build(config, reactor, self._person, launcher.terminal)
+            self.house = parts.build(config, reactor, self._person, launcher.terminal, ground)
             with acting_as(self._person):
                 receptions = renewal.receptions(self.house, config)
                 renewal.set_routes(self.house, config)
@@ -149,6 +159,7 @@ class Hub(MultiService):
             house.history,
             self.config.hostname,
             lambda: self.config.limits,
+            self._ground.maildrop_poll_seconds,
         )
 
     def _make_dsn(self) -> DsnNotifier:
@@ -223,7 +234,7 @@ class Hub(MultiService):
         Raises StartError for what fails at once; later on, it is the reactor that has to be stopped.
         """
         Service.startService(self)  # type: ignore[no-untyped-call]
-        signal.signal(signal.SIGHUP, self._hung_up)
+        self._launcher.on_hangup(self._hung_up)
         self._starting = Deferred.fromCoroutine(self._start())
         if self._start_error is not None:
             raise self._start_error
@@ -265,7 +276,7 @@ class Hub(MultiService):
 
     # --- while it runs -----------------------------------------------------------------------------------------
 
-    def _hung_up(self, number: int, frame: Any) -> None:
+    def _hung_up(self) -> None:
         self._reactor.callFromThread(self.reload)
 
     def reload(self) -> None:

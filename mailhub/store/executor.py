@@ -1,4 +1,4 @@
-"""Blocking work in a bounded pool of threads: the real IExecutor.
+"""Blocking work in a bounded pool of threads: the real IWorkers.
 
 The pool is started and stopped by whoever composes the services; nothing starts it by accident.  Both the threads and
 the work that waits for one are bounded, so that a slow disk shows as a refusal and not as memory.
@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from mailhub.interfaces import IExecutor
+from mailhub.interfaces import IWorkers
 
 Value = TypeVar("Value")
 
@@ -29,7 +29,7 @@ class ExecutorFull(Exception):
     """Too much work waits already; whoever asked must come back later."""
 
 
-@implementer(IExecutor)
+@implementer(IWorkers)
 class ThreadExecutor:
     """A pool of at most `threads_max` threads that reports to this reactor."""
 

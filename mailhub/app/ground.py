@@ -1,0 +1,112 @@
+"""What a hub stands on: everything of the world that its parts touch, made in one place.
+
+`Ground` is the real world: threads, file systems, SQLite, the kernel's randomness, the DNS.  Whoever has another world
+(mailhub.testing has) says here what is different in it; time and connections come with the reactor.  The rule: no part
+of a hub asks which ground it stands on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mailhub.app import maildrop
+from mailhub.app.config import Config
+from mailhub.app.history import database, redaction
+from mailhub.dns.resolver import Resolver
+from mailhub.dns.server import server
+from mailhub.history.log import HistoryLog
+from mailhub.interfaces import IDisk, IKeyValueStore, ISpool, IWorkers
+from mailhub.net.descriptors import Descriptors, raise_limit
+from mailhub.net.own_addresses import OwnAddresses
+from mailhub.store.disk import RealDisk
+from mailhub.store.executor import ThreadExecutor
+from mailhub.store.keyvalue import KeyValueFile
+from mailhub.store.spool import SqliteSpool
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+
+class PolicyMemory(Protocol):
+    """What policies remember, each in a namespace of its own."""
+
+    def namespace(self, name: str) -> IKeyValueStore: ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Ground:
+    """The real world."""
+
+    #: How often mail is looked for that programs of this host have left without telling us.
+    maildrop_poll_seconds: float = maildrop.POLL_SECONDS
+
+    def chance(self) -> random.Random:
+        """Randomness that nobody can guess."""
+        return random.SystemRandom()
+
+    def disk(self) -> IDisk:
+        """The file systems on which mail lies."""
+        return RealDisk()
+
+    def workers(self, reactor: Any, threads_max: int, name: str) -> IWorkers:
+        """Where blocking work is done, at most so many pieces of it at once."""
+        return ThreadExecutor(reactor, threads_max, name)
+
+    def history(self, config: Config, clock: Any, workers: IWorkers, terminal: Any, secret: bytes) -> HistoryLog:
+        """The story of every message; `secret` is that of the installation."""
+        return HistoryLog(
+            config.log.file,
+            clock,
+            workers,
+            terminal=terminal,
+            verbose=config.log.level == "debug",
+            database=database(config),
+            redaction=redaction(config, secret),
+        )
+
+    def spool(
+        self,
+        config: Config,
+        reactor: Any,
+        disk: IDisk,
+        workers: IWorkers,
+        chance: random.Random,
+        horizon_seconds: float,
+    ) -> ISpool:
+        """The queue; who is to wait longer than `horizon_seconds` waits because a clock was set back."""
+        return SqliteSpool(
+            str(config.spool_directory),
+            reactor,
+            disk,
+            workers,
+            chance,
+            reserve_octets=config.limits.reserve_octets,
+            horizon_seconds=horizon_seconds,
+        )
+
+    def memory(self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers) -> PolicyMemory:
+        """What policies remember."""
+        return KeyValueFile(str(config.data / "policy-memory.db"), clock, disk, workers)
+
+    def resolver(self, config: Config, reactor: Any, chance: random.Random) -> Resolver:
+        """Who answers questions about names."""
+        servers = tuple(server(text) for text in config.dns.servers) or None
+        return Resolver(reactor, chance, servers, attempt_seconds=config.dns.timeout)
+
+    def descriptors(self) -> Descriptors:
+        """How many files may be open, as many as the system allows."""
+        raise_limit()
+        return Descriptors()
+
+    def own_addresses(self, clock: IReactorTime) -> Callable[[str], bool]:
+        """Whether an IP address is one of this machine's."""
+        return OwnAddresses(clock)
+
+
+#: The only one that a running hub ever stands on.
+REAL = Ground()
