@@ -79,6 +79,8 @@ class Resolver:
     `reactor` provides IReactorFDSet, IReactorTCP and IReactorTime.  `chance` draws the ids of queries, which nobody may
     guess: outside of tests it is a random.SystemRandom.  The AD bit is believed from servers on the loopback interface,
     and with `trust_ad` from all of them (RFC 6840 section 5.8 wants a safe path to a trusted server).
+
+    `backend` opens the sockets.
     """
 
     log = Logger()
@@ -92,6 +94,7 @@ class Resolver:
         attempt_seconds: float = ATTEMPT_SECONDS,
         rounds: int = ROUNDS,
         trust_ad: bool = False,
+        backend: Backend | None = None,
     ) -> None:
         self.servers = tuple(system_servers() if servers is None else servers)[:SERVERS_MAX]
         if not self.servers:
@@ -101,7 +104,7 @@ class Resolver:
         self._attempt_seconds = attempt_seconds
         self._rounds = rounds
         self._trust_ad = trust_ad
-        self._backend = Backend(reactor)
+        self._backend = Backend(reactor) if backend is None else backend
         self._answers: Cache[Key, Answer] = Cache(ANSWERS_MAX, ANSWER_OCTETS_MAX)
         self._failures: Cache[Key, str] = Cache(FAILURES_MAX, ANSWER_OCTETS_MAX)
         self._shunned_until: dict[Server, float] = {}

@@ -183,6 +183,9 @@ class MemorySpool:
     async def record(self, queue_id: str, recipients: Sequence[Recipient]) -> None:
         if self.fault is not None:
             raise self.fault
+        self._record(queue_id, recipients)
+
+    def _record(self, queue_id: str, recipients: Sequence[Recipient]) -> None:
         claimed = self._claimed.get(queue_id)
         if claimed is not None:
             claimed.difference_update(str(recipient.address) for recipient in recipients)

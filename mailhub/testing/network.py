@@ -12,6 +12,7 @@ holds back what its reader does not take, and tells the writer's producer so.  T
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -77,6 +78,18 @@ class Network(Clock):
     def find(self, address: str, port: int) -> Factory | None:
         """Who listens there."""
         return self._listening.get((address, port))
+
+    # What may be otherwise in a worse network.
+
+    def carry(self, end: End, octets: bytes) -> None:
+        """Take octets from this end to its peer."""
+        size = self.segment_octets
+        for begin in range(0, len(octets), size):
+            self.callLater(self.delay_seconds, end.peer.take, octets[begin : begin + size])
+
+    def tell(self, end: End, what: Callable[[], None]) -> None:
+        """Have the peer of this end hear of its end, behind what is on the way."""
+        self.callLater(self.delay_seconds, what)
 
 
 @implementer(IConnector)
@@ -172,10 +185,8 @@ class End:
     def write(self, octets: bytes) -> None:
         if self._over or (self.disconnecting and self._producer is None):
             return
-        size = self._network.segment_octets
-        for begin in range(0, len(octets), size):
-            self._network.callLater(self._network.delay_seconds, self.peer.take, octets[begin : begin + size])
         self.peer.promised += len(octets)
+        self._network.carry(self, octets)
         self._look_at_producer()
 
     def writeSequence(self, octets: Any) -> None:
@@ -251,14 +262,13 @@ class End:
                 self._finish()
 
     def _finish(self) -> None:
-        network = self._network
-        network.callLater(network.delay_seconds, self.peer.see_end)
-        network.callLater(0, self._end, ConnectionDone())
+        self._network.tell(self, self.peer.see_end)
+        self._network.callLater(0, self._end, ConnectionDone())
 
     def abortConnection(self) -> None:
         if not self._over:
             self.disconnecting = True
-            self._network.callLater(self._network.delay_seconds, self.peer.cut)
+            self._network.tell(self, self.peer.cut)
             self._network.callLater(0, self._end, ConnectionAborted())
 
     def see_end(self) -> None:
@@ -269,6 +279,15 @@ class End:
     def cut(self) -> None:
         """The other side has reset the connection."""
         self._end(ConnectionLost())
+
+    def vanish(self) -> None:
+        """Whoever was here is no more, and hears nothing of it."""
+        self._over = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can come or go here any more."""
+        return self._over
 
     def _end(self, error: Exception) -> None:
         if self._over:

@@ -157,6 +157,8 @@ class RemoteMta(ServerFactory):
         limits: Limits | None = None,
     ) -> None:
         self.clock = clock
+        #: Where it is, for whoever put it there.
+        self.address = ""
         self.extensions = Extensions(hostname) if extensions is None else replace(extensions, hostname=hostname)
         self.lmtp = lmtp
         self.tls = tls

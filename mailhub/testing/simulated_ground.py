@@ -1,0 +1,176 @@
+"""What a hub stands on in a World: every seam of `mailhub.app.ground` with something simulated behind it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mailhub.app.config import Config
+from mailhub.app.ground import Ground
+from mailhub.dns.resolver import Resolver
+from mailhub.dns.server import server
+from mailhub.history.line import Event
+from mailhub.history.log import HistoryLog
+from mailhub.interfaces import IDisk, IKeyValueStore, ISpool, IWorkers
+from mailhub.net.descriptors import Descriptors
+from mailhub.store.keyvalue import FLUSH_SECONDS, KEYS_MAX, NAMESPACE_OCTETS_MAX, Changes, Namespace
+from mailhub.testing.internet import Host
+from mailhub.testing.simulated_disk import SimulatedDisk
+from mailhub.testing.spool import Shelf, SimulatedSpool
+from mailhub.testing.workers import SimulatedWorkers
+from mailhub.testing.zone import ADDRESS, Zone
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+#: Programs of the host leave no mail in a World.
+MAILDROP_SECONDS = 7 * 86400.0
+#: More files than these are never open.
+DESCRIPTORS = 1 << 20
+
+
+class SimulatedHistory(HistoryLog):
+    """Gives every event to `tell`, and keeps none."""
+
+    def __init__(self, path: Any, clock: IReactorTime, workers: IWorkers, tell: Callable[[Event], None]) -> None:
+        super().__init__(path, clock, workers)
+        self._now = clock.seconds
+        self._give = tell
+
+    def record(self, kind: str, session_id: str = "", queue_id: str = "", **facts: object) -> None:
+        self._give((self._now(), kind, session_id, queue_id, facts))
+
+
+class PlentyOfDescriptors(Descriptors):
+    """Never scarce."""
+
+    def __init__(self) -> None:
+        super().__init__(DESCRIPTORS)
+
+    def look(self) -> bool:
+        return False
+
+
+class _Noted(Changes):
+    """Changes that say when there are any."""
+
+    def __init__(self, noted: Callable[[], None]) -> None:
+        super().__init__()
+        self._noted = noted
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._noted()
+
+
+class SimulatedMemory:
+    """What policies remember: durable FLUSH_SECONDS later, as the real one."""
+
+    def __init__(self, host: Host, kept: dict[tuple[str, str], tuple[bytes, float]]) -> None:
+        self._host = host
+        self._kept = kept
+        self._changes = _Noted(self._arrange)
+        self._namespaces: dict[str, Namespace] = {}
+        self._timer: Any = None
+
+    def namespace(self, name: str) -> IKeyValueStore:
+        if name not in self._namespaces:
+            self._namespaces[name] = Namespace(name, self._host, self._changes, KEYS_MAX, NAMESPACE_OCTETS_MAX)
+        return self._namespaces[name]
+
+    async def open(self) -> None:
+        for (name, key), (value, expires_at) in self._kept.items():
+            self.namespace(name)
+            self._namespaces[name].remember(key, value, expires_at)
+
+    async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flush()
+
+    def _arrange(self) -> None:
+        if self._timer is None:
+            self._timer = self._host.callLater(FLUSH_SECONDS, self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._timer = None
+        self._flush()
+
+    def _flush(self) -> None:
+        for key, change in self._changes.items():
+            if change is None:
+                self._kept.pop(key, None)
+            else:
+                self._kept[key] = change
+        self._changes.clear()
+
+
+class SimulatedGround(Ground):
+    """The ground of one life of one hub."""
+
+    maildrop_poll_seconds = MAILDROP_SECONDS
+
+    def __init__(
+        self,
+        host: Host,
+        zone: Zone,
+        disk: SimulatedDisk,
+        shelf: Shelf,
+        kept: dict[tuple[str, str], tuple[bytes, float]],
+        seed: str,
+        tell: Callable[[Event], None],
+        power_cut: Callable[[], None],
+    ) -> None:
+        self._host = host
+        self._zone = zone
+        self._mount = disk.mount()
+        self._shelf = shelf
+        self._kept = kept
+        self._chance = random.Random(seed)  # noqa: S311 -- the same each time is what it is for
+        self._tell = tell
+        self._power_cut = power_cut
+        self.simulated_spool: SimulatedSpool | None = None
+
+    def chance(self) -> random.Random:
+        return self._chance
+
+    def disk(self) -> IDisk:
+        return self._mount
+
+    def workers(self, reactor: Any, threads_max: int, name: str) -> IWorkers:
+        return SimulatedWorkers(self._host, self._chance, self._power_cut)
+
+    def history(self, config: Config, clock: Any, workers: IWorkers, terminal: Any, secret: bytes) -> HistoryLog:
+        return SimulatedHistory(config.log.file, clock, workers, self._tell)
+
+    def spool(
+        self,
+        config: Config,
+        reactor: Any,
+        disk: IDisk,
+        workers: IWorkers,
+        chance: random.Random,
+        horizon_seconds: float,
+    ) -> ISpool:
+        self.simulated_spool = SimulatedSpool(reactor, chance, self._shelf, horizon_seconds)
+        return self.simulated_spool
+
+    def memory(self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers) -> SimulatedMemory:
+        return SimulatedMemory(self._host, self._kept)
+
+    def resolver(self, config: Config, reactor: Any, chance: random.Random) -> Resolver:
+        return Resolver(
+            reactor,
+            chance,
+            [server(ADDRESS)],
+            attempt_seconds=config.dns.timeout,
+            backend=self._zone.backend(self._host),
+        )
+
+    def descriptors(self) -> Descriptors:
+        return PlentyOfDescriptors()
+
+    def own_addresses(self, clock: IReactorTime) -> Callable[[str], bool]:
+        return lambda address: address == self._host.address
