@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mailhub.app import maildrop
 from mailhub.app.config import Config
+from mailhub.app.discovery import Discovery, discover
 from mailhub.app.history import database, redaction
+from mailhub.app.privileges import Person, acting_as
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
 from mailhub.interfaces import IDisk, IKeyValueStore, ISpool, IWorkers
+from mailhub.net import self_signed
+from mailhub.net.client_tls import ClientTls
 from mailhub.net.descriptors import Descriptors, raise_limit
 from mailhub.net.own_addresses import OwnAddresses
+from mailhub.net.tls import CertificateStore, Pair, Site
 from mailhub.store.disk import RealDisk
 from mailhub.store.executor import ThreadExecutor
 from mailhub.store.keyvalue import KeyValueFile
@@ -48,6 +53,28 @@ class Ground:
     def chance(self) -> random.Random:
         """Randomness that nobody can guess."""
         return random.SystemRandom()
+
+    def plugins(self, config: Config) -> Discovery:
+        """The policies that are installed, and those in the directories of the configuration."""
+        return discover(config.plugins.directories)
+
+    def client_tls(self) -> ClientTls:
+        """Settings for connections to other hosts, with the system's authorities."""
+        return ClientTls()
+
+    def certificates(self, config: Config, clock: IReactorTime, person: Person | None) -> CertificateStore:
+        """What we show to clients.  Where there is nothing yet, a pair of our own, for `person`.
+
+        Raises CertificateError.
+        """
+        tls = config.tls
+        if tls.certificate is not None and tls.key is not None:
+            default = Pair(tls.certificate, tls.key)
+        else:
+            with acting_as(person):
+                default = self_signed.ensure(config.tls_directory, config.hostname, clock.seconds())
+        sites = [Site(tuple(site.names), Pair(site.certificate, site.key)) for site in tls.site]
+        return CertificateStore(default, sites, clock=clock, minimum=tls.minimum)
 
     def disk(self) -> IDisk:
         """The file systems on which mail lies."""

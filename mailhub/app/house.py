@@ -7,11 +7,13 @@ written as whoever we become.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mailhub.app import outbound
 from mailhub.app.config import Config
+from mailhub.app.discovery import Discovery
 from mailhub.app.ground import REAL, Ground, PolicyMemory
 from mailhub.app.privileges import Person, acting_as, make_directory_for, make_file_for
 from mailhub.deliver.connections import Connections
@@ -21,11 +23,9 @@ from mailhub.dns.names import PeerNames
 from mailhub.dns.resolver import Resolver
 from mailhub.history.log import HistoryLog
 from mailhub.interfaces import IAccounts, IDisk, ISpool, IWorkers
-from mailhub.net import self_signed
-from mailhub.net.client_tls import ClientTls
 from mailhub.net.descriptors import Descriptors
 from mailhub.net.doorkeeper import Doorkeeper
-from mailhub.net.tls import CertificateStore, Pair, Site
+from mailhub.net.tls import CertificateStore
 from mailhub.queue.limits import Limits as DestinationLimits
 from mailhub.queue.outside import OutsideRouter
 from mailhub.queue.schedule import Schedule
@@ -44,6 +44,7 @@ class House:
     """One hub's parts.  `reactor` is the only thing in it that is not ours."""
 
     config: Config
+    plugins: Callable[[Config], Discovery]
     reactor: Any
     chance: random.Random
     executor: IWorkers
@@ -96,6 +97,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
     )
     return House(
         config=config,
+        plugins=ground.plugins,
         reactor=reactor,
         chance=chance,
         executor=executor,
@@ -110,7 +112,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         memory=ground.memory(config, reactor, disk, executor),
         resolver=resolver,
         names=PeerNames(resolver, reactor),
-        certificates=_certificates(config, reactor, person),
+        certificates=ground.certificates(config, reactor, person),
         descriptors=descriptors,
         doorkeeper=Doorkeeper(
             config.limits.sessions,
@@ -129,7 +131,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
                 executor=executor,
                 history=history,
                 chance=chance,
-                tls=ClientTls(),
+                tls=ground.client_tls(),
                 limits=limits,
                 rewrite=None if srs is None else srs.rewrite,
             ),
@@ -159,17 +161,6 @@ def _accounts(config: Config, reactor: Any, hashing: IWorkers, chance: random.Ra
         hashes_pending_max=config.accounts.hash_queue,
         quota_octets=config.mda.quota_octets,
     )
-
-
-def _certificates(config: Config, reactor: Any, person: Person | None) -> CertificateStore:
-    tls = config.tls
-    if tls.certificate is not None and tls.key is not None:
-        default = Pair(tls.certificate, tls.key)
-    else:
-        with acting_as(person):
-            default = self_signed.ensure(config.tls_directory, config.hostname, reactor.seconds())
-    sites = [Site(tuple(site.names), Pair(site.certificate, site.key)) for site in tls.site]
-    return CertificateStore(default, sites, clock=reactor, minimum=tls.minimum)
 
 
 def _unreachable(config: Config, reactor: Any, chance: random.Random) -> Unreachable:

@@ -13,7 +13,6 @@ from twisted.logger import Logger
 from mailhub.app import outbound
 from mailhub.app.config import Config
 from mailhub.app.config_errors import ConfigError, Problem
-from mailhub.app.discovery import discover
 from mailhub.app.seating import seats
 from mailhub.plugin import Hub as PolicyHub
 from mailhub.policy.panel import Panel
@@ -31,7 +30,7 @@ _log = Logger(namespace="mailhub")
 
 def receptions(house: House, config: Config) -> Mapping[str, Reception]:
     """What the sessions of each listening role share, by role.  Raises ConfigError with every policy that is wrong."""
-    discovery = discover(config.plugins.directories)
+    discovery = house.plugins(config)
     for fault in discovery.faults:
         _log.warn("a plugin cannot be used: {fault}", fault=str(fault))
     problems: list[Problem] = []

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -51,6 +52,8 @@ _INTERFACES: tuple[Any, ...] = (
     IOutcomeObserver,
 )
 
+#: Adapters of options that are kept for the next policy of the kind.
+ADAPTERS_MAX = 256
 #: Options whose names end so may be written with a unit: `seconds = "5m"`, `default_octets = "2GB"`.
 _UNITS: Mapping[str, Callable[[str], float]] = {"seconds": units.seconds, "octets": units.octets}
 
@@ -206,10 +209,16 @@ def _adapter(factory: Callable[..., Any], name: str, annotation: Any) -> TypeAda
     """What checks values of this annotation.  One that cannot be understood is the author's mistake: ValueError."""
     try:
         if isinstance(annotation, str):
-            annotation = _resolved(factory, name, annotation)
+            return _adapter_of_text(factory, name, annotation)
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except (NameError, AttributeError, SyntaxError, TypeError, PydanticUserError) as error:
         raise ValueError(f"the plugin's annotation of this option cannot be understood: {_told(error)}") from None
+
+
+@lru_cache(ADAPTERS_MAX)
+def _adapter_of_text(factory: Callable[..., Any], name: str, annotation: str) -> TypeAdapter[Any]:
+    """Costs a millisecond to make, and most policies stand in several roles."""
+    return TypeAdapter(_resolved(factory, name, annotation), config=ConfigDict(arbitrary_types_allowed=True))
 
 
 def _resolved(factory: Callable[..., Any], name: str, annotation: str) -> Any:

@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from mailhub.app import outbound, renewal
 from mailhub.app.config import Config
 from mailhub.app.dialogue import Answered, Dialogue, Heard, Mail
+from mailhub.app.discovery import discover
 from mailhub.app.inert import AtOnce
 from mailhub.app.scenery import Pretended, Record, Trusting, Unasked, kept
 from mailhub.dsn.notifier import Notifier
@@ -156,6 +157,7 @@ class _Stage:
         memory = kept(config.data / "policy-memory.db", self._reactor, self._changes, self._notes)
         return SimpleNamespace(
             config=config,
+            plugins=lambda config: discover(config.plugins.directories),
             reactor=self._reactor,
             chance=self._chance,
             executor=self._executor,
