@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.task import Clock
+
 from mailhub.app.config import Config
+from mailhub.app.discovery import Discovery, discover
 from mailhub.app.ground import Ground
+from mailhub.app.privileges import Person
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.line import Event
 from mailhub.history.log import HistoryLog
 from mailhub.interfaces import IDisk, IKeyValueStore, ISpool, IWorkers
+from mailhub.net.client_tls import ClientTls
 from mailhub.net.descriptors import Descriptors
+from mailhub.net.tls import CertificateStore
 from mailhub.store.keyvalue import FLUSH_SECONDS, KEYS_MAX, NAMESPACE_OCTETS_MAX, Changes, Namespace
 from mailhub.testing.internet import Host
 from mailhub.testing.simulated_disk import SimulatedDisk
@@ -28,6 +36,19 @@ if TYPE_CHECKING:
 MAILDROP_SECONDS = 7 * 86400.0
 #: More files than these are never open.
 DESCRIPTORS = 1 << 20
+
+
+_certificates: dict[Path, CertificateStore] = {}
+
+
+@lru_cache
+def _plugins(directories: tuple[Path, ...]) -> Discovery:
+    return discover(directories)
+
+
+@lru_cache
+def _client_tls() -> ClientTls:
+    return ClientTls()
 
 
 class SimulatedHistory(HistoryLog):
@@ -135,6 +156,22 @@ class SimulatedGround(Ground):
 
     def chance(self) -> random.Random:
         return self._chance
+
+    # What costs much and has no part in what happens is made once a process.
+
+    def plugins(self, config: Config) -> Discovery:
+        return _plugins(config.plugins.directories)
+
+    def client_tls(self) -> ClientTls:
+        return _client_tls()
+
+    def certificates(self, config: Config, clock: IReactorTime, person: Person | None) -> CertificateStore:
+        found = _certificates.get(config.source)
+        if found is None:
+            standing = Clock()
+            standing.rightNow = clock.seconds()
+            found = _certificates[config.source] = super().certificates(config, standing, person)
+        return found
 
     def disk(self) -> IDisk:
         return self._mount

@@ -207,7 +207,10 @@ class SimulatedHub:
 
     def _tell(self, host: Host, event: Event) -> None:
         if host.is_alive:
+            # What is different in every process has no part in what happens.
             facts = {name: value for name, value in event[4].items() if name != "pid"}
+            if isinstance(detail := facts.get("detail"), str):
+                facts["detail"] = detail.replace(str(self.config.data), "var")
             event = (*event[:4], facts)
             self.events.append(event)
             self.world.tell(self, event)
