@@ -72,6 +72,12 @@ class Launcher:
             sys.__stderr__.write(f"{cause}\n")  # whose log goes elsewhere still looks at the terminal
         return StartError(1)
 
+    def give_up(self, reactor: Any) -> None:
+        """End the process with status 1, if it runs already; what is raised in time ends it otherwise."""
+        if reactor.running:
+            end_with(1)
+            reactor.stop()
+
     @property
     def is_deserted(self) -> bool:
         """Whether the terminal on which the hub was started is gone."""

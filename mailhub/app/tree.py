@@ -26,7 +26,7 @@ from mailhub.app.control import ControlError, ControlService
 from mailhub.app.control_path import NAME as CONTROL
 from mailhub.app.control_queue import QueueDesk
 from mailhub.app.ground import REAL, Ground
-from mailhub.app.launcher import Launcher, StartError, end_with
+from mailhub.app.launcher import Launcher, StartError
 from mailhub.app.maildrop import MaildropService
 from mailhub.app.notify import Notifier
 from mailhub.app.privileges import Person, PrivilegeError, Privileges, acting_as, must_run_here
@@ -247,9 +247,8 @@ class Hub(MultiService):
                 await maybeDeferred(part.startService)
             except Exception as error:
                 self._start_error = self._cannot_start(error)
-                if self._reactor.running and self.running:
-                    end_with(1)
-                    self._reactor.stop()
+                if self.running:
+                    self._launcher.give_up(self._reactor)
                 return
             if not self.running:
                 self._launcher.failed("stopped before it was started")

@@ -210,6 +210,11 @@ class RemoteMta(ServerFactory):
         self.connections += 1
         return _Session(self, self.connections)
 
+    @property
+    def transactions(self) -> int:
+        """Mail transactions that are open now."""
+        return sum(session.in_transaction for session in self.open)
+
     def drop_all(self) -> None:
         """Reset every connection that is open."""
         for session in tuple(self.open):
@@ -264,6 +269,10 @@ class _Session(Protocol):
             auth=("PLAIN",) if mta.logins else mta.extensions.auth,
             auth_needs_tls=bool(mta.logins) and not under_tls,
         )
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._wire.in_transaction
 
     def connectionMade(self) -> None:
         self._mta.open.add(self)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import atexit
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +113,9 @@ class SimulatedHub:
         self.hostname = hostname
         self.address = address
         self.domain = domain
+        self.people = tuple(people)
         text = configuration.replace("{hostname}", hostname).replace("{domain}", domain)
-        self.config = site({"mailhub.toml": text, "aliases": aliases, **files}, tuple(people), world.internet.rightNow)
+        self.config = site({"mailhub.toml": text, "aliases": aliases, **files}, self.people, world.internet.rightNow)
         self.disk = SimulatedDisk(random.Random(f"{world.seed}/disk/{hostname}"))  # noqa: S311
         self.shelf = Shelf()
         self.disk.watch = self.shelf.watch = lambda words: world.note(f"{hostname} {words}")
@@ -160,6 +161,12 @@ class SimulatedHub:
         """For the launcher."""
         self.is_up = True
         self.world.note(f"{self.hostname} serves")
+
+    def could_not_start(self, cause: str) -> None:
+        """For the launcher.  With a faulty disk that is no fault of the hub's: its process ends, loudly."""
+        self.world.note(f"{self.hostname} cannot start")
+        if not self.disk.fault_share:
+            self.world.problem(f"{self.hostname} cannot start: {cause}")
 
     def kill(self, power: bool = False) -> None:
         """It is gone at once.  With `power`, what the disk had not made durable may be gone with it."""
@@ -226,6 +233,24 @@ class SimulatedHub:
         found = [path for path in self.disk.files(home) if path.split("/")[-2] in ("new", "cur")]
         return [self.disk.read(path).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for path in found]
 
+    def everything(self) -> Iterator[tuple[str, bytes]]:
+        """Each message in each mailbox, with the address whose it is."""
+        for person in self.people:
+            for message in self.mailbox(person):
+                yield person, message
+
+    def in_use(self) -> dict[str, int]:
+        """What a hub at rest has none of, by what it is."""
+        if self.hub is None or self._ground is None or self._ground.simulated_spool is None:
+            return {}
+        return {
+            "open drafts": self._ground.simulated_spool.drafts_open,
+            "open files": self.disk.open_files,
+            "sessions": self.hub.house.doorkeeper.sessions,
+            "connections": self.connections,
+            "messages under way": self.hub.runner.in_flight,
+        }
+
     def queued(self) -> list[str]:
         """The ids of what is in the queue."""
         return sorted(self.shelf.messages)
@@ -261,5 +286,8 @@ class _Launched(Launcher):
         self._hub.serves()
 
     def failed(self, cause: str) -> StartError:
-        self._hub.world.problem(f"{self._hub.hostname} cannot start: {cause}")
+        self._hub.could_not_start(cause)
         return StartError(cause)
+
+    def give_up(self, reactor: Any) -> None:
+        self._hub.kill()

@@ -30,6 +30,8 @@ from mailhub.testing.internet import Host, Internet
 
 #: Where it answers.
 ADDRESS, PORT = "192.0.2.53", 53
+#: Packets that are kept for the next time.
+PACKETS_MAX = 1000
 SOA = "ns.invalid. postmaster.invalid. 1 3600 600 86400 0"
 
 
@@ -48,6 +50,8 @@ class Zone:
         self.silent_share = 0.0
         self.faults = 0
         self._records: dict[tuple[str, str], list[str]] = {}
+        self._questions: dict[bytes, tuple[str, str] | None] = {}
+        self._responses: dict[tuple[bytes, bool, bool, int], bytes] = {}
         self._host = internet.host(ADDRESS)
         self._host.listenTCP(PORT, _Server(self))
 
@@ -55,10 +59,12 @@ class Zone:
         """Add these records, each as `name type data`."""
         for line in lines:
             name, kind, data = line.split(maxsplit=2)
+            self._responses.clear()
             self._records.setdefault((name.lower().rstrip("."), kind.upper()), []).append(data)
 
     def take(self, name: str, kind: str) -> None:
         """Remove all records of this kind.  Whoever has heard of them believes them until they expire."""
+        self._responses.clear()
         self._records.pop((name.lower().rstrip("."), kind.upper()), None)
 
     def change(self, *lines: str) -> None:
@@ -69,27 +75,43 @@ class Zone:
 
     def answer(self, packet: bytes, over_tcp: bool) -> bytes | None:
         """The response to a query; None for silence."""
-        try:
-            query = dns.message.from_wire(packet)
-            question = query.question[0]
-        except (dns.exception.DNSException, IndexError):
+        if packet[2:] not in self._questions:
+            if len(self._questions) >= PACKETS_MAX:
+                self._questions.clear()
+            self._questions[packet[2:]] = _question(packet)
+        question = self._questions[packet[2:]]
+        if question is None:
             return None
-        name = question.name.to_text(omit_final_dot=True).lower()
-        kind = dns.rdatatype.to_text(question.rdtype)
+        name, kind = question
         self.asked[name, kind] += 1
         chance = self.internet.chance
         if _stands_in(name, self.silent) or (self.silent_share and chance.random() < self.silent_share):
             self._hit(f"dns silent {kind} {name}")
             return None
+        is_broken = _stands_in(name, self.broken) or (self.broken_share and chance.random() < self.broken_share)
+        if is_broken:
+            self._hit(f"dns servfail {kind} {name}")
+        is_truncated = not over_tcp and _stands_in(name, self.truncated)
+        # Packets cost much to make, and the same are asked for again and again.  The first two octets are the id.
+        key = (packet[2:], bool(is_broken), is_truncated, self.ttl_seconds)
+        made = self._responses.get(key)
+        if made is None:
+            if len(self._responses) >= PACKETS_MAX:
+                self._responses.clear()
+            made = self._responses[key] = self._response(packet, name, kind, bool(is_broken), is_truncated)[2:]
+        return packet[:2] + made
+
+    def _response(self, packet: bytes, name: str, kind: str, is_broken: bool, is_truncated: bool) -> bytes:
+        query = dns.message.from_wire(packet)
         response = dns.message.make_response(query)
         response.flags |= dns.flags.RA
-        if _stands_in(name, self.broken) or (self.broken_share and chance.random() < self.broken_share):
-            self._hit(f"dns servfail {kind} {name}")
+        if is_broken:
             response.set_rcode(dns.rcode.SERVFAIL)
-        elif not over_tcp and _stands_in(name, self.truncated):
+        elif is_truncated:
             response.flags |= dns.flags.TC
         elif records := self._records.get((name, kind)):
-            response.answer.append(dns.rrset.from_text_list(question.name, self.ttl_seconds, "IN", kind, records))
+            question = query.question[0].name
+            response.answer.append(dns.rrset.from_text_list(question, self.ttl_seconds, "IN", kind, records))
         else:
             exists = any(known == name or known.endswith("." + name) for known, _ in self._records)
             response.set_rcode(dns.rcode.NOERROR if exists else dns.rcode.NXDOMAIN)
@@ -103,6 +125,15 @@ class Zone:
     def backend(self, host: Host) -> Backend:
         """What a Resolver on this host asks through."""
         return _Backend(host, self)
+
+
+def _question(packet: bytes) -> tuple[str, str] | None:
+    """Name and kind; None for what is no query."""
+    try:
+        question = dns.message.from_wire(packet).question[0]
+    except (dns.exception.DNSException, IndexError):
+        return None
+    return question.name.to_text(omit_final_dot=True).lower(), dns.rdatatype.to_text(question.rdtype)
 
 
 def _stands_in(name: str, names: set[str]) -> bool:

@@ -1,0 +1,148 @@
+"""Planted bugs: who tests the tester.  Each makes the product wrong in one way, for as long as its context lasts.
+
+    with plant("no fsync"):
+        ...                      the oracle must find it
+
+A plant changes the product where a careless change of it would, and nothing in the simulators or the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from mailhub.deliver import maildir as maildir_delivery
+from mailhub.dsn.notifier import Notifier
+from mailhub.model import Address, Delivered
+from mailhub.receiver.receiver import Receiver
+from mailhub.store.maildir import MaildirStore
+from mailhub.store.queue_id import QueueIds
+from mailhub.testing.simulated_disk import SimulatedFile
+
+
+@contextmanager
+def _patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """`owner.name` is `make(what it was)` meanwhile."""
+    original = getattr(owner, name)
+    setattr(owner, name, make(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _no_fsync() -> Any:
+    """The octets of a delivered message are left to the page cache."""
+    return _patched(MaildirStore, "_sync_contents", lambda original: lambda self, attempts, company: iter(()))
+
+
+def _no_directory_fsync() -> Any:
+    """The textbook delivery: write, fsync, rename, and nothing more."""
+    return _patched(MaildirStore, "_sync_names", lambda original: lambda self, attempts, company: iter(()))
+
+
+def _early_250() -> Any:
+    """The client hears 250 while the commit is still under way."""
+
+    def make(original: Any) -> Any:
+        async def keep(self: Receiver, incoming: Any, envelope: Any) -> Any:
+            reply = Deferred.fromCoroutine(original(self, incoming, envelope))
+            reply.addErrback(lambda failure: None)
+            from mailhub.receiver import replies
+
+            return replies.queued(envelope.queue_id)
+
+        return keep
+
+    return _patched(Receiver, "_keep", make)
+
+
+def _forget_early() -> Any:
+    """The queue forgets a recipient when its delivery has begun."""
+
+    def make(original: Any) -> Any:
+        async def deliver(self: Any, envelope: Any, recipients: Any, content: Any) -> Any:
+            begun = Deferred.fromCoroutine(original(self, envelope, recipients, content))
+            begun.addErrback(lambda failure: None)
+            return {recipient.address: Delivered(maildir_delivery.DELIVERED) for recipient, _ in recipients}
+
+        return deliver
+
+    return _patched(maildir_delivery.MaildirDeliverer, "deliver", make)
+
+
+def _reused_ids() -> Any:
+    """Queue ids count the seconds, with nothing to tell two of one second, or of two lives, apart."""
+
+    def make(original: Any) -> Any:
+        def constructed(self: QueueIds, chance: Any) -> None:
+            original(self, chance)
+            self._planted_count = 0  # type: ignore[attr-defined]
+
+        return constructed
+
+    def make_id(original: Any) -> Any:
+        def make(self: Any, now: float) -> str:
+            self._planted_count += 1
+            return f"{self._planted_count:017d}"
+
+        return make
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with _patched(QueueIds, "__init__", make), _patched(QueueIds, "make", make_id):
+            yield
+
+    return both()
+
+
+def _retried_fsync() -> Any:
+    """A failed fsync is tried again, and the second one says yes."""
+
+    def make(original: Any) -> Any:
+        def sync(self: SimulatedFile, *arguments: Any, **more: Any) -> None:
+            try:
+                original(self, *arguments, **more)
+            except OSError:
+                self._has_failed = False
+                original(self, *arguments, **more)
+
+        return sync
+
+    return _patched(SimulatedFile, "_sync", make)
+
+
+def _null_sender() -> Any:
+    """A failure of mail from the null sender is told to the postmaster."""
+
+    def make(original: Any) -> Any:
+        async def tell(self: Notifier, envelope: Any, *arguments: Any, **more: Any) -> Any:
+            if envelope.reverse_path is None:
+                domain = self._hostname.partition(".")[2]
+                envelope = replace(envelope, reverse_path=Address("postmaster", domain))
+            return await original(self, envelope, *arguments, **more)
+
+        return tell
+
+    return _patched(Notifier, "tell", make)
+
+
+#: By the names that `--plant` takes.
+PLANTS: Mapping[str, Callable[[], Any]] = {
+    "no-fsync": _no_fsync,
+    "no-directory-fsync": _no_directory_fsync,
+    "early-250": _early_250,
+    "forget-early": _forget_early,
+    "reused-ids": _reused_ids,
+    "retried-fsync": _retried_fsync,
+    "null-sender": _null_sender,
+}
+
+
+def plant(name: str) -> Any:
+    """A context in which this bug is there.  KeyError for a name that there is not."""
+    return PLANTS[name]()
