@@ -1,0 +1,100 @@
+"""The fixtures for authors of plugins, used as docs/how-to/test-a-plugin.md shows them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mailhub
+from mailhub.history.story import Story
+from mailhub.model import reply
+from mailhub.testing.remote_mta import RemoteMta
+from mailhub.testing.simulated_hub import CONFIGURATION, SimulatedHub
+from mailhub.testing.world import DAY, HOUR, MINUTE, World
+from mailhub.testing.zone import Zone
+
+if TYPE_CHECKING:
+    from mailhub.testing.fixtures import Deliver
+
+PAGE = Path(mailhub.__file__).parent.parent / "docs" / "how-to" / "test-a-plugin.md"
+HELLO = b"Subject: Hello\r\n\r\nHello, Alice\r\n"
+#: What the example may take; 100 ms is the aim, the rest is for a slow machine.
+SECONDS_MAX = 0.4
+
+
+@pytest.fixture
+def hub_configuration() -> str:
+    return CONFIGURATION + '[[mta.policy]]\nuse = "greylist"\nseconds = "5m"\ntrust_after = 0\n'
+
+
+@pytest.fixture
+def hub_aliases() -> str:
+    return "friends: joe@far.example\n"
+
+
+def test_greylisting_over_five_days(world: World, hub: SimulatedHub, deliver: Deliver) -> None:
+    begun_at = time.process_time()
+    assert deliver(HELLO, sender="joe@far.example").reply.startswith("450 4.7.1")
+    world.run(4 * MINUTE)
+    assert deliver(HELLO, sender="joe@far.example").reply.startswith("450 4.7.1")
+    world.run(2 * MINUTE)
+    assert deliver(HELLO, sender="joe@far.example").is_acknowledged
+    world.run(MINUTE)
+    hub.kill()  # what the policy has noted is durable within seconds
+    hub.start()
+    world.run(5 * DAY)
+    assert deliver(HELLO, sender="joe@far.example").is_acknowledged
+    assert deliver(HELLO, sender="jane@far.example").reply.startswith("450 4.7.1")
+    world.run(MINUTE)
+    assert len(hub.mailbox("alice@example.test")) == 2
+    assert world.now > 1_750_000_000 + 5 * DAY
+    took = time.process_time() - begun_at
+    print(f"five virtual days took {took * 1000:.0f} ms")
+    assert took < SECONDS_MAX
+
+
+def test_a_remote_host_and_the_names_that_lead_to_it(
+    world: World,
+    hub: SimulatedHub,
+    deliver: Deliver,
+    remote_mta: Callable[..., RemoteMta],
+    dns_zone: Zone,
+    story: Callable[[str], Story],
+) -> None:
+    far = remote_mta("far.example")
+    far.at("rcpt", reply(450, "4.2.0", "Later"), times=1)
+    dns_zone.broken.add("far.example")
+    assert not deliver(HELLO, recipients="friends@example.test").is_acknowledged
+    world.run(10 * MINUTE)
+    attempt = deliver(HELLO, recipients="friends@example.test")
+    assert attempt.is_acknowledged
+    world.run(HOUR)
+    assert not far.messages
+    dns_zone.broken.clear()
+    world.run(DAY)
+    assert [message.content.endswith(HELLO) for message in far.messages] == [True]
+    told = story(attempt.queue_id)
+    assert told.verdict == "delivered"
+    assert sum(event.kind == "deferred" for event in told.events) > 1
+
+
+def test_the_page_shows_a_test_that_works(tmp_path: Path) -> None:
+    """The example of the page, run by a pytest of its own in the same process's interpreter."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "test_page.py").write_text(blocks[0])
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert " passed" in ran.stdout
