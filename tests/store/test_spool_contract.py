@@ -1,4 +1,4 @@
-"""What every ISpool promises, tried on the real one and on the one in memory."""
+"""What every ISpool promises, tried on the real one, on the one in memory, and on the one of a World."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from mailhub.store import spool_database
 from mailhub.store.disk import RealDisk
 from mailhub.store.spool import SqliteSpool
 from mailhub.store.spool_content import SMALL_OCTETS
-from mailhub.testing.spool import MemorySpool
+from mailhub.testing.spool import MemorySpool, Shelf, SimulatedSpool
 from mailhub.testing.threads import AtOnce, ThreadedClock
 
 OK = reply(250, "2.0.0", "Ok")
@@ -82,16 +82,19 @@ def read(content: IContent) -> bytes:
     return octets
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "simulated"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     clock = ThreadedClock()
     chance = random.Random(1)
     memory = MemorySpool(clock, chance, horizon_seconds=3600.0)
+    shelf = Shelf()
 
     def make() -> ISpool:
         if request.param == "memory":
             memory.restart()
             return memory
+        if request.param == "simulated":
+            return SimulatedSpool(clock, chance, shelf, horizon_seconds=3600.0)
         return SqliteSpool(
             str(tmp_path / "spool"), clock, RealDisk(), AtOnce(), chance, reserve_octets=0, horizon_seconds=3600.0
         )
