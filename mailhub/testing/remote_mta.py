@@ -37,6 +37,8 @@ Stage: TypeAlias = Literal["connect", "hello", "starttls", "auth", "mail", "rcpt
 #: How much an Endless says at a time, and how long it then waits, in seconds.
 ENDLESS_OCTETS = 16 * 1024
 ENDLESS_SECONDS = 0.001
+#: Whoever has not gone away by then has never been told anything else: it goes on in silence.
+ENDLESS_OCTETS_MAX = 64 * 1024 * 1024
 
 
 # --- what it can be told to do -----------------------------------------------------------------------------------
@@ -392,10 +394,10 @@ class _Session(Protocol):
             self._respond(event, answer)
             self._run()
 
-    def _say_endlessly(self, octets: bytes) -> None:
-        if not self._lost:
+    def _say_endlessly(self, octets: bytes, said: int = 0) -> None:
+        if not self._lost and said < ENDLESS_OCTETS_MAX:
             self.transport.write(octets)
-            self._mta.clock.callLater(ENDLESS_SECONDS, self._say_endlessly, octets)
+            self._mta.clock.callLater(ENDLESS_SECONDS, self._say_endlessly, octets, said + len(octets))
 
     def _respond(self, event: events.Question, answer: Reply) -> None:
         if isinstance(event, events.RcptReceived) and answer.is_positive:
