@@ -1,6 +1,6 @@
 # The two commands of the README are `make run` and `make test`.  Everything else is for those who work on mailhub.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types tests interop bench bench-short wheel clean
+.PHONY: help run test lint types tests interop bench bench-short soak wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -55,6 +55,10 @@ bench: .venv/.installed  ## mailhub and Debian's Postfix in turn, all of the tab
 bench-short: .venv/.installed  ## the same, the six cells of the goal only (two minutes)
 	-tests/interop/install postfix
 	$(BIN)/python -m bench compare --short
+
+# One command a line, each by itself.
+soak: .venv/.tools  ## what takes hours: fifty thousand simulated lives of hubs
+	$(BIN)/python -m mailhub.testing.sim --seeds 0..49999 --regressions tests/sim/regressions.txt
 
 wheel: .venv/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

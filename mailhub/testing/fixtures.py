@@ -30,9 +30,6 @@ from mailhub.testing.simulated_hub import CONFIGURATION, SimulatedHub
 from mailhub.testing.world import CLIENT, World
 from mailhub.testing.zone import Zone
 
-__all__ = ["CONFIGURATION", "Deliver", "deliver", "dns_zone", "hub", "hub_aliases", "hub_configuration"]
-__all__ += ["hub_files", "hub_people", "remote_mta", "story", "world", "world_seed"]
-
 
 class Deliver(Protocol):
     """What the fixture `deliver` is."""
