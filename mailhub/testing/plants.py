@@ -66,7 +66,9 @@ def _forget_early() -> Any:
 
     def make(original: Any) -> Any:
         async def deliver(self: Any, envelope: Any, recipients: Any, content: Any) -> Any:
-            begun = Deferred.fromCoroutine(original(self, envelope, recipients, content))
+            begun = original(self, envelope, recipients, content)
+            if not isinstance(begun, Deferred):
+                begun = Deferred.fromCoroutine(begun)
             begun.addErrback(lambda failure: None)
             return {recipient.address: Delivered(maildir_delivery.DELIVERED) for recipient, _ in recipients}
 
