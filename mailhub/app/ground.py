@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mailhub.app import maildrop
+from mailhub.app import clock_steps, maildrop
 from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery, discover
 from mailhub.app.history import database, redaction
@@ -53,6 +53,10 @@ class Ground:
     def chance(self) -> random.Random:
         """Randomness that nobody can guess."""
         return random.SystemRandom()
+
+    def clock_steps(self, call: Callable[[float], None]) -> Callable[[], None]:
+        """Have this called, in any thread, with the seconds by which somebody sets the clock; gives back what ends it."""
+        return clock_steps.watch(call)
 
     def plugins(self, config: Config) -> Discovery:
         """The policies that are installed, and those in the directories of the configuration."""

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from mailhub.app import house as parts
 from mailhub.app import renewal
+from mailhub.app.clock_steps import bring_forward
 from mailhub.app.config import Config, load
 from mailhub.app.config_errors import ConfigError
 from mailhub.app.control import ControlError, ControlService
@@ -98,6 +99,7 @@ class Hub(MultiService):
         self._starting: Deferred[None] | None = None
         self._start_error: StartError | None = None
         self._is_ready = False
+        self._stop_watching: Callable[[], None] | None = None
         try:
             self._person = None if config.user is None else Person.find(config.user, config.group)
             must_run_here(self._person)
@@ -123,6 +125,7 @@ class Hub(MultiService):
         """In the order of their start."""
         house = self.house
         yield Privileges(self._person, _readable(self.config), _writable(self.config), _reread(self.config))
+        yield Step("clock", self._watch_clock, self._leave_clock)
         yield Step("threads", house.executor.start, house.executor.stop)
         yield Step("hashing threads", house.hashing.start, house.hashing.stop)
         yield house.history
@@ -147,6 +150,19 @@ class Hub(MultiService):
         desk = QueueDesk(house.spool, steering, house.executor)
         yield ControlService(self.config.data / CONTROL, house.reactor, {**desk.answers, **dropped.answers})
         yield self._notifier
+
+    def _watch_clock(self) -> None:
+        self._stop_watching = self._ground.clock_steps(
+            lambda seconds: self._reactor.callFromThread(self._clock_was_set, seconds)
+        )
+
+    def _leave_clock(self) -> None:
+        if self._stop_watching is not None:
+            self._stop_watching()
+
+    def _clock_was_set(self, seconds: float) -> None:
+        self.log.warn("the clock was set by {seconds} s", seconds=round(seconds, 1))
+        bring_forward(self._reactor, seconds)
 
     def _make_maildrop(self) -> MaildropService:
         house = self.house

@@ -153,9 +153,15 @@ class SimulatedGround(Ground):
         self._tell = tell
         self._power_cut = power_cut
         self.simulated_spool: SimulatedSpool | None = None
+        #: What the hub wants to have called when somebody sets the clock.
+        self.clock_was_set: Callable[[float], None] = lambda seconds: None
 
     def chance(self) -> random.Random:
         return self._chance
+
+    def clock_steps(self, call: Callable[[float], None]) -> Callable[[], None]:
+        self.clock_was_set = call
+        return lambda: None
 
     # What costs much and has no part in what happens is made once a process.
 

@@ -162,6 +162,11 @@ class SimulatedHub:
         self.is_up = True
         self.world.note(f"{self.hostname} serves")
 
+    def clock_was_set(self, seconds: float) -> None:
+        """For the World: the hub hears of it, as soon as it looks."""
+        if self._ground is not None and self._host is not None:
+            self._ground.clock_was_set(seconds)
+
     def could_not_start(self, cause: str) -> None:
         """For the launcher.  With a faulty disk that is no fault of the hub's: its process ends, loudly."""
         self.world.note(f"{self.hostname} cannot start")

@@ -204,6 +204,8 @@ class World:
         self.clock_jumps += 1
         self.note(f"clock {seconds:+.0f}")
         self.internet.jump(seconds)
+        for hub in self.hubs.values():
+            hub.clock_was_set(seconds)
 
     @property
     def had_faults(self) -> bool:

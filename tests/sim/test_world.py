@@ -183,7 +183,22 @@ def test_a_clock_that_jumps_makes_no_wait_longer_than_the_longest(seconds: float
             assert [told.facts["action"] for told in hub.told("notified")][-1] == "failed"
 
 
-def test_what_happens_can_be_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("seconds", [-3 * HOUR, -20 * HOUR, -3 * DAY])
+def test_a_clock_that_is_set_back_stops_nobody(seconds: float) -> None:
+    """Without a restart: Twisted's timers wait for a time of day, and would stand still for as long."""
+    with deferring() as world:
+        (hub,) = world.hubs.values()
+        world.run(2 * HOUR)
+        tried = len(attempts_of(world))
+        due = float(hub.told("deferred")[-1].facts["next_attempt_at"])
+        world.jump(seconds)
+        jumped_at = world.now
+        # What is due beyond the horizon is due now; what is due within it is due then; the runner looks every 600 s.
+        longest = max(0.0, due - jumped_at) if due - jumped_at <= DAY else 0.0
+        world.run_until(lambda: len(attempts_of(world)) > tried, longest + 2 * 600)
+
+
+def test_what_happens_can_be_replayed() -> None:
     def trace(seed: int) -> list[str]:
         with World(seed, keep_trace=True) as world:
             world.hub(aliases=ALIASES)

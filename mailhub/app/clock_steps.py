@@ -1,0 +1,44 @@
+"""Somebody sets the clock of a running hub: noticed within seconds, and no timer waits for the time to come again.
+
+Twisted's timers wait for a time of day.  When the clock is set back by an hour, all of them would stand still for an
+hour: retries, time-outs, the closing of idle connections.  So they are brought forward by as much as the clock went
+back.  What is written down (when a recipient is next due) is a time of day and stays one; the spool has its horizon.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+#: How often it is looked, in seconds that nobody can set.
+LOOK_SECONDS = 5.0
+#: Less than this is the daily work of NTP.
+STEP_SECONDS_MIN = 1.0
+
+
+def watch(call: Callable[[float], None]) -> Callable[[], None]:
+    """Have `call(seconds)` called in a thread of ours whenever the clock was set, by so many seconds forwards or back.
+
+    Gives back what ends that.
+    """
+    over = threading.Event()
+
+    def run() -> None:
+        offset = time.time() - time.monotonic()
+        while not over.wait(LOOK_SECONDS):
+            now = time.time() - time.monotonic()
+            if abs(now - offset) >= STEP_SECONDS_MIN:
+                call(now - offset)
+            offset = now
+
+    threading.Thread(target=run, name="mailhub-clock", daemon=True).start()
+    return over.set
+
+
+def bring_forward(reactor: Any, seconds: float) -> None:
+    """The clock has been set by so many seconds: where that is back, nothing that waits waits longer for it."""
+    if seconds < 0:
+        for call in reactor.getDelayedCalls():
+            call.delay(seconds)
