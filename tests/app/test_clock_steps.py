@@ -29,6 +29,25 @@ def test_timers_do_not_wait_for_the_time_to_come_again() -> None:
     assert done == ["soon", "late"]
 
 
+def test_what_was_asked_for_after_the_step_is_left_alone_and_small_corrections_are_no_matter() -> None:
+    clock = Clock()
+    clock.rightNow = 1_000_000.0
+    done: list[str] = []
+    clock.callLater(7200, done.append, "in two hours")
+    clock.rightNow -= 3600.0
+    clock.callLater(60, done.append, "in a minute")
+    bring_forward(clock, -3600.0)
+    bring_forward(clock, -0.5)
+    clock.advance(59)
+    assert done == []
+    clock.advance(1)
+    assert done == ["in a minute"]
+    clock.advance(7200 - 61)
+    assert done == ["in a minute"]
+    clock.advance(1)
+    assert done == ["in a minute", "in two hours"]
+
+
 def test_a_step_is_noticed_and_the_watch_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[float] = []
     noticed = threading.Event()
