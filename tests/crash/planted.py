@@ -1,0 +1,81 @@
+"""Bugs to be planted into a hub, for trying the tests that should find them.
+
+Each bug takes away one thing that durability rests on, and nothing that anybody would notice while the power is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from mailhub.store import disk
+from mailhub.store.maildir import MaildirStore
+from mailhub.store.spool import SqliteSpool
+from mailhub.store.spool_database import SpoolDatabase
+
+
+def commit_without_fsync() -> None:
+    """The queue's database is told not to wait for the disk."""
+    connect = SpoolDatabase._connect
+
+    def connect_carelessly(self: SpoolDatabase) -> None:
+        connect(self)
+        self._sql("PRAGMA synchronous = OFF").fetchall()
+
+    SpoolDatabase._connect = connect_carelessly  # type: ignore[method-assign]
+
+
+def acknowledge_before_commit() -> None:
+    """250 is said when the commit has been asked for."""
+    commit = SqliteSpool.commit
+
+    async def commit_later(self: SqliteSpool, *arguments: Any) -> None:
+        self._reactor.callLater(0.01, lambda: Deferred.fromCoroutine(commit(self, *arguments)))
+
+    SqliteSpool.commit = commit_later  # type: ignore[method-assign]
+
+
+def no_directory_fsync() -> None:
+    """A name in a mailbox may vanish, although the file behind it was forced to the disk."""
+    disk.RealDisk.fsync_directory = lambda self, path: None  # type: ignore[method-assign]
+
+
+def mail_without_fsync() -> None:
+    """The name of a mailbox file is forced to the disk, its octets are not."""
+
+    def close(self: MaildirStore, attempt: Any) -> None:
+        attempt.file.close()
+        attempt.file = None
+
+    MaildirStore._fsync = close  # type: ignore[method-assign]
+
+
+def forget_before_delivery() -> None:
+    """The queue is told of success, and the mailbox is written a little later."""
+    deliver_all = MaildirStore.deliver_all
+
+    def deliver_later(self: MaildirStore, deliveries: Any) -> Any:
+        from twisted.internet import reactor
+
+        contents = [each for each in deliveries if each.content.whole() is not None]
+        if len(contents) < len(deliveries):
+            return deliver_all(self, deliveries)
+        any_reactor: Any = reactor
+        any_reactor.callFromThread(any_reactor.callLater, 0.05, any_reactor.callInThread, deliver_all, self, deliveries)
+        return ["later"] * len(deliveries)
+
+    MaildirStore.deliver_all = deliver_later  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__.replace("_", "-"): bug
+    for bug in (
+        commit_without_fsync,
+        acknowledge_before_commit,
+        no_directory_fsync,
+        mail_without_fsync,
+        forget_before_delivery,
+    )
+}

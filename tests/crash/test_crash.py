@@ -1,0 +1,118 @@
+"""A short run of each series of crashes; `make soak` has the long ones.  And proof that they would find something."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.filesystem import KINDS
+from tests.crash.ledger import Ledger, Message
+
+SECONDS_MAX = 240
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(SECONDS_MAX + 20)]
+
+
+def crash(*arguments: str) -> dict[str, Any]:
+    """What `python -m tests.crash ARGUMENTS` has found; a skip where it cannot be tried."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.crash", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+        check=False,
+    )
+    if ended.returncode == 2:
+        pytest.skip(f"NOT TESTED: crashes on a file system of our own: {ended.stderr.strip()}")
+    assert ended.returncode in (0, 1), ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    print(found)
+    return found
+
+
+def assert_kept(found: dict[str, Any]) -> None:
+    faults = {name: found[name] for name in ("lost", "damaged", "corrupt", "rejected")}
+    assert faults == dict.fromkeys(faults, 0), found["details"]
+    assert found["duplicates"] <= found["acknowledged"] // 100 + 2
+    assert found["acknowledged"] > found["count"]
+
+
+def test_kills_under_load() -> None:
+    assert_kept(crash("kills", "--count", "6", "--messages", "240"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_power_cuts(kind: str) -> None:
+    assert_kept(crash("power", "--kind", kind, "--count", "8"))
+
+
+def test_power_cuts_with_queue_and_mailboxes_apart() -> None:
+    assert_kept(crash("power", "--kind", "ext4", "--separate", "--count", "8"))
+
+
+@pytest.mark.parametrize(
+    ("bug", "arguments"),
+    [
+        ("acknowledge-before-commit", ("kills", "--count", "4")),
+        ("commit-without-fsync", ("power", "--phase", "load", "--count", "4")),
+        ("mail-without-fsync", ("power", "--phase", "load", "--count", "4")),
+        ("no-directory-fsync", ("power", "--phase", "rest", "--count", "4", "--separate")),
+        ("forget-before-delivery", ("power", "--phase", "load", "--count", "4")),
+    ],
+)
+def test_a_planted_bug_is_found(bug: str, arguments: tuple[str, ...]) -> None:
+    found = crash(*arguments, "--bug", bug)
+    assert found["lost"] + found["damaged"] > 0
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+BOTH = ("alice@example.test", "bob@example.test")
+
+
+def copy_of(message: Message) -> bytes:
+    """As it lies in a mailbox."""
+    return b"Return-Path: <>\nReceived: from somewhere\n" + message.octets.replace(b"\r\n", b"\n")
+
+
+def test_the_ledger_counts() -> None:
+    ledger = Ledger(BOTH, seed=1)
+    kept, twice, cut, lost, refused, silent = (ledger.next() for _ in range(6))
+    for message, code in ((kept, 250), (twice, 250), (cut, 250), (lost, 250), (refused, 451)):
+        ledger.answered(message, code)
+    copies = [
+        (mailbox, copy_of(message)) for message in (kept, twice, twice, refused) for mailbox in message.recipients
+    ]
+    copies += [(mailbox, copy_of(cut)[:-1]) for mailbox in cut.recipients]
+    found = ledger.settle(copies)
+    assert found.sent == 6
+    assert found.acknowledged == sum(len(message.recipients) for message in (kept, twice, cut, lost))
+    assert found.lost == len(lost.recipients)
+    assert found.damaged == len(cut.recipients)
+    assert found.duplicates == len(twice.recipients)
+    assert found.refused == found.refused_and_kept == len(refused.recipients)
+    assert found.unanswered == len(silent.recipients)
+    assert not found.are_clean
+
+
+def test_what_comes_back_is_a_duplicate() -> None:
+    ledger = Ledger(BOTH, seed=1)
+    message = ledger.next()
+    ledger.answered(message, 250)
+    copies = [(mailbox, copy_of(message)) for mailbox in message.recipients]
+    assert ledger.settle(copies).duplicates == 0
+    assert ledger.settle(copies).duplicates == len(message.recipients)
+
+
+def test_a_ledger_that_is_deaf_takes_no_promises() -> None:
+    ledger = Ledger(BOTH, seed=1)
+    message = ledger.next()
+    ledger.is_deaf = True
+    ledger.answered(message, 250)
+    found = ledger.settle([])
+    assert (found.lost, found.unanswered) == (0, len(message.recipients))
