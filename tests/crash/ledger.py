@@ -29,11 +29,11 @@ class Message:
     octets: bytes
 
     @classmethod
-    def make(cls, number: int, mailboxes: tuple[str, ...], seed: int) -> Message:
-        """The same one for the same number and seed."""
+    def make(cls, number: int, mailboxes: tuple[str, ...], seed: int, size: int = 0) -> Message:
+        """The same one for the same number and seed.  For all of `mailboxes` if it has a size, else also for one."""
         chance = random.Random(f"{seed}/{number}")
-        recipients = (chance.choice(mailboxes),) if chance.random() < 0.8 else mailboxes
-        (size,) = chance.choices(tuple(SIZES), tuple(SIZES.values()))
+        recipients = (chance.choice(mailboxes),) if not size and chance.random() < 0.8 else mailboxes
+        size = size or chance.choices(tuple(SIZES), tuple(SIZES.values()))[0]
         letters = chance.randbytes(size // 2).hex()
         lines = [letters[start : start + LINE_OCTETS] for start in range(0, len(letters), LINE_OCTETS)]
         body = "\r\n".join(lines).encode()
@@ -99,11 +99,12 @@ class Ledger:
         #: While it is, whatever is answered counts as no answer.
         self.is_deaf = False
 
-    def next(self) -> Message:
+    def next(self, mailboxes: tuple[str, ...] = (), size: int = 0) -> Message:
+        """Something to send: to some of the ledger's mailboxes, or to all of these."""
         with self._lock:
             self._number += 1
             number = self._number
-        message = Message.make(number, self._mailboxes, self._seed)
+        message = Message.make(number, mailboxes or self._mailboxes, self._seed, size)
         with self._lock:
             self._open[number] = (message.recipients, digest(message.octets))
             self._codes[number] = 0

@@ -7,6 +7,7 @@ argument names (tests/crash/planted.py) is planted before.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_SECONDS_MAX = 60.0
+_PR_SET_PDEATHSIG = 1
 
 
 class Forked:
@@ -79,6 +81,7 @@ class Loaded:
 
 def become(order: Mapping[str, object]) -> None:
     """In the child: whatever twistd would find."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no hub outlives the test, however that ends
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.chdir(str(order["place"]))
@@ -102,9 +105,9 @@ def main() -> None:
     import mailhub.plugins.local_domains  # noqa: F401
 
     if sys.argv[1]:
-        from tests.crash.planted import BUGS
+        from tests.crash.planted import CHANGES
 
-        BUGS[sys.argv[1]]()
+        CHANGES[sys.argv[1]]()
     assert "twisted.internet.reactor" not in sys.modules, "a reactor cannot be shared by children"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     for line in sys.stdin:

@@ -39,14 +39,15 @@ domains = ["example.test"]
 maildir = "{mail}/{{domain}}/{{local}}/Maildir"
 [accounts]
 file = "accounts"
+aliases = "aliases"
 [queue]
 retry = ["1s"]
+[log]
+file = "log.jsonl"
 [limits]
 message_octets = "2MB"
 sessions = 5000
 sessions_per_address = 500
-[log]
-file = "log.jsonl"
 {more}
 """
 
@@ -91,7 +92,7 @@ def _synchronize(folder: Path) -> None:
 class Victim:
     """`place` has its configuration and its output, `data` the queue and all else, `mail` the mailboxes.
 
-    `program` takes the place of twistd; `more` is added to the configuration.
+    `program` takes the place of twistd; `more` is added to the configuration, behind its limits.
     """
 
     place: Path
@@ -99,6 +100,8 @@ class Victim:
     mail: Path
     program: Sequence[str] = (TWISTD,)
     more: str = ""
+    mailboxes: Sequence[str] = MAILBOXES
+    aliases: str = "postmaster: alice\n"
     environ: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     #: Where given, it is forked to start the hub, in the place of `program`.
@@ -109,7 +112,8 @@ class Victim:
 
     def __post_init__(self) -> None:
         self.place.mkdir(parents=True, exist_ok=True)
-        (self.place / "accounts").write_text("".join(f"{mailbox}:x::::::\n" for mailbox in MAILBOXES))
+        (self.place / "accounts").write_text("".join(f"{mailbox}:x::::::\n" for mailbox in self.mailboxes))
+        (self.place / "aliases").write_text(self.aliases)
         self.config = self.place / "mailhub.toml"
         self.config.write_text(CONFIGURATION.format(data=self.data, mail=self.mail, port=self.port, more=self.more))
 
@@ -203,11 +207,15 @@ class Victim:
         spool = self.data / "spool"
         return [path.name for path in spool.iterdir() if ".corrupt-" in path.name] if spool.is_dir() else []
 
+    def inbox(self, mailbox: str) -> Path:
+        """Its Maildir."""
+        local, _, domain = mailbox.partition("@")
+        return self.mail / domain / local / "Maildir"
+
     def take_copies(self) -> Iterator[tuple[str, bytes]]:
         """Every message as (mailbox, octets), oldest first; each is removed when it was shown."""
-        for mailbox in MAILBOXES:
-            local, _, domain = mailbox.partition("@")
-            inbox = self.mail / domain / local / "Maildir"
+        for mailbox in self.mailboxes:
+            inbox = self.inbox(mailbox)
             for folder in (inbox / "new", inbox / "cur"):
                 for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                     yield mailbox, path.read_bytes()
