@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
-from mailhub.store import disk
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.spool import SqliteSpool
 from mailhub.store.spool_database import SpoolDatabase
@@ -31,25 +30,22 @@ def acknowledge_before_commit() -> None:
     """250 is said when the commit has been asked for."""
     commit = SqliteSpool.commit
 
-    async def commit_later(self: SqliteSpool, *arguments: Any) -> None:
-        self._reactor.callLater(0.01, lambda: Deferred.fromCoroutine(commit(self, *arguments)))
+    def commit_later(self: SqliteSpool, *arguments: Any) -> Deferred[None]:
+        self._reactor.callLater(0.01, commit, self, *arguments)
+        return succeed(None)
 
     SqliteSpool.commit = commit_later  # type: ignore[method-assign]
 
 
-def no_directory_fsync() -> None:
+def names_without_fsync() -> None:
     """A name in a mailbox may vanish, although the file behind it was forced to the disk."""
-    disk.RealDisk.fsync_directory = lambda self, path: None  # type: ignore[method-assign]
+    MaildirStore._sync_names = lambda self, attempts, company: iter(())  # type: ignore[method-assign]
 
 
 def mail_without_fsync() -> None:
-    """The name of a mailbox file is forced to the disk, its octets are not."""
-
-    def close(self: MaildirStore, attempt: Any) -> None:
-        attempt.file.close()
-        attempt.file = None
-
-    MaildirStore._fsync = close  # type: ignore[method-assign]
+    """Neither the octets in a mailbox nor their names are forced to the disk."""
+    names_without_fsync()
+    MaildirStore._sync_contents = lambda self, attempts, company: iter(())  # type: ignore[method-assign]
 
 
 def forget_before_delivery() -> None:
@@ -74,8 +70,8 @@ BUGS: dict[str, Callable[[], None]] = {
     for bug in (
         commit_without_fsync,
         acknowledge_before_commit,
-        no_directory_fsync,
         mail_without_fsync,
+        names_without_fsync,
         forget_before_delivery,
     )
 }

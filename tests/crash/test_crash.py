@@ -62,7 +62,7 @@ def test_power_cuts_with_queue_and_mailboxes_apart() -> None:
         ("acknowledge-before-commit", ("kills", "--count", "4")),
         ("commit-without-fsync", ("power", "--phase", "load", "--count", "4")),
         ("mail-without-fsync", ("power", "--phase", "load", "--count", "4")),
-        ("no-directory-fsync", ("power", "--phase", "rest", "--count", "4", "--separate")),
+        ("names-without-fsync", ("power", "--phase", "rest", "--count", "4", "--separate")),
         ("forget-before-delivery", ("power", "--phase", "load", "--count", "4")),
     ],
 )
