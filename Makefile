@@ -56,9 +56,8 @@ bench-short: .venv/.installed  ## the same, the six cells of the goal only (two 
 	-tests/interop/install postfix
 	$(BIN)/python -m bench compare --short
 
-# One command a line, each by itself.
-soak: .venv/.tools  ## what takes hours: fifty thousand simulated lives of hubs
-	$(BIN)/python -m mailhub.testing.sim --seeds 0..49999 --regressions tests/sim/regressions.txt
+soak: .venv/.tools  ## hours of crashes, power cuts, faults and abuse; writes docs/reference/reliability.md (SOAK="--help")
+	$(BIN)/python -m tests.soak $(SOAK)
 
 wheel: .venv/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
