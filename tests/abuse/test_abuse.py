@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 SECONDS_MAX = 100
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(SECONDS_MAX + 20)]
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: processes and addresses of Linux"),
+    pytest.mark.heavy,
+    pytest.mark.timeout(SECONDS_MAX + 20),
+]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from tests.crash.power import PHASES, power_cuts
 from tests.crash.sweep import CannotTrace, sweep
 from tests.crash.victim import VictimError
 
+#: Of all that was acknowledged.
+DUPLICATES_SHARE_MAX = 0.01
+
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
@@ -54,7 +57,8 @@ def crash(chosen: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         leave_namespace()
         phases = {chosen.phase: 1} if chosen.phase else PHASES
         found = power_cuts(chosen.kind, chosen.count, chosen.seed, chosen.separate, chosen.bug, phases, progress)
-    return {"count": chosen.count, **asdict(found)}, found.are_clean
+    are_few = found.duplicates <= DUPLICATES_SHARE_MAX * found.acknowledged
+    return {"count": chosen.count, **asdict(found)}, found.are_clean and are_few
 
 
 def fault(chosen: argparse.Namespace) -> tuple[dict[str, Any], bool]:

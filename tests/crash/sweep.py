@@ -1,9 +1,10 @@
-"""Every file call of one accept and deliver fails once, with each error: nothing is lost, and the hub goes on.
+"""Every file call of one accept and deliver fails, with each error: nothing is lost, and the hub goes on.
 
 strace attaches itself to a hub that runs.  A first look lists which calls touch our files while one message is accepted
 and delivered, and which occurrences of each; then each occurrence is made to fail in a trial of its own, while another
-message is on its way.  The same occurrence may fail in two threads, which is only worse.  After the fault is gone, the
-next message must be accepted and delivered within RECOVERY_SECONDS_MAX by the same process.
+message is on its way; and then all calls of one name together.  The same occurrence may fail in two threads, which is
+only worse.  After the fault is gone, the next message must be accepted and delivered within RECOVERY_SECONDS_MAX by the
+same process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tests.crash.loaded import Loaded
 from tests.crash.traffic import Connection
 from tests.crash.victim import MAILBOXES, Victim, VictimError, until
 
+#: In the place of a position.
+EACH = 0
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EMFILE")
 RECOVERY_SECONDS_MAX = 5.0
 #: Content that lives in a row of the queue, and content that lives in a file.
@@ -41,7 +44,7 @@ _CALL = re.compile(r"^(?P<thread>\d+) +(?P<name>\w+)\(")
 
 @dataclass(frozen=True)
 class Fault:
-    """The `position`-th call of this name that a thread makes fails with this error."""
+    """The `position`-th call of this name that a thread makes fails with this error; or, for EACH, all of them do."""
 
     call: str
     position: int
@@ -49,7 +52,13 @@ class Fault:
     size: int
 
     def __str__(self) -> str:
-        return f"{self.error} in {self.call} number {self.position}, message of {self.size}"
+        which = f"number {self.position}" if self.position else "each"
+        return f"{self.error} in {self.call}, {which}, message of {self.size}"
+
+    @property
+    def expression(self) -> str:
+        """For strace."""
+        return f"inject={self.call}:error={self.error}:when={self.position or '1+'}"
 
 
 @dataclass
@@ -149,8 +158,7 @@ class Sweep:
         """One trial.  Raises CannotTrace."""
         process = self.victim.process
         assert process is not None
-        inject = f"inject={fault.call}:error={fault.error}:when={fault.position}"
-        with traced(process.pid, self._place / "strace", "-e", f"trace={fault.call}", "-e", inject):
+        with traced(process.pid, self._place / "strace", "-e", f"trace={fault.call}", "-e", fault.expression):
             code = self.send(fault.size, self.recipients(), ANSWER_SECONDS)
             if code == 250:
                 until(lambda: self.victim.queued() == 0, FAULT_SECONDS)
@@ -203,6 +211,7 @@ def sweep(place: Path, share: float, seed: int, progress: Callable[[str], None] 
             for name, position in calls:
                 trial.swept.calls[name] = max(position, trial.swept.calls.get(name, 0))
                 faults += [Fault(name, position, error, size) for error in ERRORS]
+            faults += [Fault(name, EACH, error, size) for name in {name for name, _ in calls} for error in ERRORS]
         chance.shuffle(faults)
         faults = faults[: max(1, round(share * len(faults)))]
         for number, fault in enumerate(faults):

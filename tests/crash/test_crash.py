@@ -14,7 +14,11 @@ from tests.crash.filesystem import KINDS
 from tests.crash.ledger import Ledger, Message
 
 SECONDS_MAX = 240
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(SECONDS_MAX + 20)]
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: file systems and processes of Linux"),
+    pytest.mark.heavy,
+    pytest.mark.timeout(SECONDS_MAX + 20),
+]
 
 
 def crash(*arguments: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def test_a_part_that_gave_no_figures_is_no_success() -> None:
     assert "| failed: it did not end |" in render({"kills": result})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: processes of Linux")
 def test_one_part_of_a_soak() -> None:
     """The quickest: it is run, told, and, being less than the whole, not kept."""
     before = PAGE.read_text()
