@@ -10,11 +10,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mailhub.app.clock_watch import LOOK_SECONDS
 from tests.crash.ledger import Findings, Ledger
 from tests.crash.traffic import Connection, Traffic
 from tests.crash.victim import MAILBOXES, Victim, until
 
 LIBRARIES = "/usr/lib"
+#: Mail for her waits for its next attempt when the clock is set back.
+LATE = "late@example.test"
+BACK = "-3d"
 JUMPS = ("+1h", "+3d", "-3d", "+0", "-1h", "+30d", "+0")
 #: Load before each jump, and the longest wait for the next message behind it.
 LOAD_SECONDS = 0.5
@@ -30,7 +34,9 @@ class CannotFake(Exception):
 class Jumped:
     jumps: list[str] = field(default_factory=list)
     #: From the jump until a message that was sent after it lay in its mailbox, for each.
-    seconds: list[float] = field(default_factory=list)
+    passed_seconds: list[float] = field(default_factory=list)
+    #: From a clock set back by days until mail that waited for its next attempt, a second away, was delivered.
+    retry_seconds: float = 0.0
     ledger: Findings = field(default_factory=Findings)
 
 
@@ -55,24 +61,44 @@ def jumps(place: Path, offsets: tuple[str, ...] = JUMPS) -> Jumped:
     }
     found = Jumped(list(offsets))
     ledger = Ledger(MAILBOXES, seed=1)
-    victim = Victim(place, place / "data", place / "mail", environ=environ)
+    mailboxes = (*MAILBOXES, LATE)
+    victim = Victim(place, place / "data", place / "mail", environ=environ, mailboxes=mailboxes)
+    in_the_way = victim.inbox(LATE).parent
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
     try:
         victim.start()
         victim.wait_ready()
         for offset in offsets:
             with Traffic(ledger, victim.port, sessions=2):
                 time.sleep(LOAD_SECONDS)
-                new = place / "clock.new"
-                new.write_text(f"{offset}\n")
-                new.rename(clock)
+                set_clock(clock, offset)
                 began_at = time.monotonic()
                 until(lambda: passes(victim, ledger), RECOVERY_SECONDS_MAX)
-                found.seconds.append(round(time.monotonic() - began_at, 2))
+                found.passed_seconds.append(round(time.monotonic() - began_at, 2))
+        victim.settle()
+        time.sleep(2 * LOOK_SECONDS)  # the hub has seen the last jump, and takes the next one for one of its own
+        with contextlib.closing(Connection(victim.port)) as connection:
+            message = ledger.next((LATE,), SIZE)
+            ledger.answered(message, connection.send(message))
+        time.sleep(LOAD_SECONDS)  # the first attempt fails
+        set_clock(clock, BACK)
+        in_the_way.unlink()
+        began_at = time.monotonic()
+        until(lambda: victim.queued() == 0, RECOVERY_SECONDS_MAX)
+        found.retry_seconds = round(time.monotonic() - began_at, 2)
         victim.settle()
         found.ledger = ledger.settle(victim.take_copies())
     finally:
         victim.kill()
     return found
+
+
+def set_clock(clock: Path, offset: str) -> None:
+    """At once, as seen by the hub."""
+    new = clock.with_suffix(".new")
+    new.write_text(f"{offset}\n")
+    new.rename(clock)
 
 
 def passes(victim: Victim, ledger: Ledger) -> bool:

@@ -119,7 +119,8 @@ def _jumps(results: Mapping[str, Result]) -> str:
     found = results["jumps"]["found"]
     return (
         f"{', '.join(found['jumps'])}: {found['ledger']['lost']} lost of {found['ledger']['acknowledged']:,}, the next"
-        f" message delivered after {max(found['seconds'])} s at most"
+        f" message delivered after {max(found['passed_seconds'])} s at most, what waited for its next attempt after"
+        f" {found['retry_seconds']} s"
     )
 
 
