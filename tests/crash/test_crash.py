@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.crash.command import found_by
 from tests.crash.filesystem import KINDS
 from tests.crash.ledger import Ledger, Message
 
@@ -22,21 +20,7 @@ pytestmark = [
 
 
 def crash(*arguments: str) -> dict[str, Any]:
-    """What `python -m tests.crash ARGUMENTS` has found; a skip where it cannot be tried."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.crash", *arguments],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_MAX,
-        check=False,
-    )
-    if ended.returncode == 2:
-        pytest.skip(f"NOT TESTED: {ended.stderr.strip()}")
-    assert ended.returncode in (0, 1), ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout)
-    print(found)
-    return found
+    return found_by(SECONDS_MAX, "tests.crash", *arguments)
 
 
 def assert_kept(found: dict[str, Any]) -> None:
