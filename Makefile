@@ -57,6 +57,7 @@ bench-short: .venv/.installed  ## the same, the six cells of the goal only (two 
 	$(BIN)/python -m bench compare --short
 
 soak: .venv/.tools  ## hours of crashes, power cuts, faults and abuse; writes docs/reference/reliability.md (SOAK="--help")
+	-@tests/crash/install
 	$(BIN)/python -m tests.soak $(SOAK)
 
 wheel: .venv/.installed

@@ -36,6 +36,7 @@ def options() -> argparse.ArgumentParser:
     cutting.add_argument("--phase", choices=list(PHASES), help="cut in this phase only")
     sweeping = series.add_parser("sweep", help="every file call fails once, with each error; needs strace")
     sweeping.add_argument("--share", type=float, default=1.0, help="of all faults, by chance (%(default)s)")
+    cutting.add_argument("--lying-disk", action="store_true", help="fsync says yes and does nothing")
     for each in (killing, cutting, sweeping):
         each.add_argument("--seed", type=int, default=1, help="other moments, other choices (%(default)s)")
     for each in (killing, cutting):
@@ -56,7 +57,9 @@ def crash(chosen: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     else:
         leave_namespace()
         phases = {chosen.phase: 1} if chosen.phase else PHASES
-        found = power_cuts(chosen.kind, chosen.count, chosen.seed, chosen.separate, chosen.bug, phases, progress)
+        found = power_cuts(
+            chosen.kind, chosen.count, chosen.seed, chosen.separate, chosen.bug, phases, chosen.lying_disk, progress
+        )
     are_few = found.duplicates <= DUPLICATES_SHARE_MAX * found.acknowledged
     return {"count": chosen.count, **asdict(found)}, found.are_clean and are_few
 

@@ -22,9 +22,12 @@ from pathlib import Path
 from tests.crash.filesystem import Filesystem, filesystems
 from tests.crash.ledger import Findings, Ledger
 from tests.crash.loaded import Loaded
+from tests.crash.sweep import traced
 from tests.crash.traffic import Traffic
 from tests.crash.victim import MAILBOXES, Victim
 
+#: For strace: a disk that says yes and does nothing.
+LIE = ("-e", "trace=fsync,fdatasync,syncfs", "-e", "inject=fsync,fdatasync,syncfs:retval=0")
 #: When the power fails, and how often each.
 PHASES = {"load": 60, "rest": 10, "start": 12, "first start": 10, "stop": 8}
 #: How often the process lives on after the cut, and for how long at most.
@@ -39,8 +42,9 @@ CHECK_EVERY = 25
 class _Trial:
     """One series of cuts."""
 
-    def __init__(self, place: Path, disks: list[Filesystem], seed: int, loaded: Loaded) -> None:
+    def __init__(self, place: Path, disks: list[Filesystem], seed: int, loaded: Loaded, disk_lies: bool) -> None:
         self.disks = disks
+        self.disk_lies = disk_lies
         self.chance = random.Random(seed)
         self.ledger = Ledger(MAILBOXES, seed)
         self.findings = Findings()
@@ -80,7 +84,7 @@ class _Trial:
             self.victim.wait_ready()
             if self.chance.random() < 0.5:
                 self.settle()
-            with Traffic(self.ledger, self.victim.port) as traffic:
+            with self._disk(), Traffic(self.ledger, self.victim.port) as traffic:
                 traffic.await_replies(self.chance.randrange(1, LOAD_REPLIES_MAX), LOAD_SECONDS_MAX)
                 if phase == "rest":
                     traffic.end()
@@ -91,6 +95,12 @@ class _Trial:
                 self._fail()
         self.ledger.is_deaf = False
         self._count_corrupt()
+
+    def _disk(self) -> contextlib.AbstractContextManager[None]:
+        """As it is while the hub serves."""
+        if not self.disk_lies or self.victim.process is None:
+            return contextlib.nullcontext()
+        return traced(self.victim.process.pid, self.victim.place / "strace", *LIE)
 
     def _fail(self) -> None:
         """The power of all file systems or of one; then the process; then the machine comes up again."""
@@ -127,13 +137,18 @@ def power_cuts(
     are_separate: bool = False,
     bug: str = "",
     phases: dict[str, int] = PHASES,
+    disk_lies: bool = False,
     progress: Callable[[str], None] = print,
 ) -> Findings:
-    """So many cuts on file systems of this kind (filesystem.KINDS).  Raises CannotMount and VictimError."""
+    """So many cuts on file systems of this kind (filesystem.KINDS).
+
+    With `disk_lies`, the kernel only says that it forces octets to the disk, to see that the loss is found.  Raises
+    CannotMount and VictimError; CannotTrace for a lie that cannot be told.
+    """
     with contextlib.ExitStack() as stack:
         place, disks = stack.enter_context(filesystems(kind, 2 if are_separate else 1))
         loaded = stack.enter_context(Loaded(bug))
-        trial = _Trial(place, disks, seed, loaded)
+        trial = _Trial(place, disks, seed, loaded, disk_lies)
         stack.callback(trial.victim.kill)
         for number in range(count):
             (phase,) = trial.chance.choices(tuple(phases), tuple(phases.values()))

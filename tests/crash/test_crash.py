@@ -60,6 +60,12 @@ def test_a_planted_bug_is_found(bug: str, arguments: tuple[str, ...]) -> None:
     assert found["lost"] + found["damaged"] > 0
 
 
+def test_a_disk_that_lies_is_found_out() -> None:
+    found = crash("power", "--phase", "load", "--count", "3", "--lying-disk")
+    assert "failed" not in found, found["failed"]
+    assert found["lost"] > 0
+
+
 def test_a_file_call_that_fails_loses_nothing() -> None:
     """A small part of all faults, by chance."""
     found = crash("sweep", "--share", "0.03")

@@ -51,8 +51,8 @@ floods come from many addresses. Latency is that of a whole session with one mes
 jump by libfaketime.
 
 **Who tests the tests.** `make test` plants bugs into the hub (250 before the commit, a database that does not wait for
-the disk, mailboxes that are not forced to it, names that are not, success before the delivery) and fails if the kills
-and the cuts do not find them.
+the disk, mailboxes that are not forced to it, names that are not, success before the delivery), and has the kernel
+say yes to every fsync without doing it; it fails if the kills and the cuts do not find that.
 """
 
 
