@@ -50,6 +50,7 @@ def library() -> Path:
 
 def jumps(place: Path, offsets: tuple[str, ...] = JUMPS) -> Jumped:
     """Raises CannotFake, VictimError."""
+    place.mkdir(parents=True, exist_ok=True)
     clock = place / "clock"
     clock.write_text("+0\n")
     environ = {
