@@ -18,7 +18,8 @@ from tests.crash.filesystem import KINDS, CannotMount, leave_namespace
 from tests.crash.kills import kills
 from tests.crash.planted import BUGS
 from tests.crash.power import PHASES, power_cuts
-from tests.crash.sweep import CannotTrace, sweep
+from tests.crash.sweep import sweep
+from tests.crash.tracer import CannotTrace
 from tests.crash.victim import VictimError
 
 #: Of all that was acknowledged.

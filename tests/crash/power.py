@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.crash.filesystem import Filesystem, filesystems
 from tests.crash.ledger import Findings, Ledger
 from tests.crash.loaded import Loaded
-from tests.crash.sweep import traced
+from tests.crash.tracer import traced
 from tests.crash.traffic import Traffic
 from tests.crash.victim import MAILBOXES, Victim
 

@@ -12,17 +12,15 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import shutil
-import signal
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.ledger import Findings, Ledger
 from tests.crash.loaded import Loaded
+from tests.crash.tracer import traced
 from tests.crash.traffic import Connection
 from tests.crash.victim import MAILBOXES, Victim, VictimError, until
 
@@ -35,7 +33,6 @@ SIZES = (4_000, 300_000)
 #: For a delivery to come about, or to be put off, while faults are injected.
 FAULT_SECONDS = 0.4
 ANSWER_SECONDS = 10.0
-ATTACH_SECONDS_MAX = 20.0
 #: What has nothing to do with files.  And what the kernel never refuses with one of these errors: to close a file, and
 #: to give a lock back (fcntl), which SQLite would believe to be held for ever.
 NOT_FILES = re.compile(r"poll|select|send|recv|socket|accept|shutdown|exec|ioctl|pipe|eventfd|dup|close|fcntl")
@@ -72,40 +69,6 @@ class Swept:
     calls: dict[str, int] = field(default_factory=dict)
     ledger: Findings = field(default_factory=Findings)
     details: list[str] = field(default_factory=list)
-
-
-class CannotTrace(Exception):
-    """strace is missing or may not attach itself; the text says why."""
-
-
-@contextlib.contextmanager
-def traced(pid: int, output: Path, *arguments: str) -> Iterator[None]:
-    """strace on all threads of this process.  Raises CannotTrace."""
-    program = shutil.which("strace")
-    if program is None:
-        raise CannotTrace("strace is not installed (tests/crash/install)")
-    tracer = subprocess.Popen(
-        [program, "-f", "-qq", "-y", "-s", "0", "-o", str(output), *arguments, "-p", str(pid)],
-        stderr=subprocess.PIPE,
-    )
-
-    def is_attached() -> bool:
-        if tracer.poll() is not None:
-            return True
-        try:
-            statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
-        except OSError:
-            return False
-        return all(f"TracerPid:\t{tracer.pid}" in status for status in statuses)
-
-    try:
-        if not until(is_attached, ATTACH_SECONDS_MAX, 0.002) or tracer.poll() is not None:
-            raise CannotTrace(tracer.communicate()[1].decode() if tracer.poll() is not None else "it does not attach")
-        yield
-    finally:
-        if tracer.poll() is None:
-            tracer.send_signal(signal.SIGINT)
-        tracer.communicate(timeout=ATTACH_SECONDS_MAX)
 
 
 class Sweep:
@@ -206,12 +169,13 @@ def sweep(place: Path, share: float, seed: int, progress: Callable[[str], None] 
         trial.victim.wait_ready()
         faults: list[Fault] = []
         for size in SIZES:
-            for _ in range(2):  # the second look finds what only the first message ever did
-                calls = trial.look(size)
+            # Twice: some calls are made for the first message only, and some by a thread that was not there before.
+            calls = sorted({*trial.look(size), *trial.look(size)})
             for name, position in calls:
                 trial.swept.calls[name] = max(position, trial.swept.calls.get(name, 0))
                 faults += [Fault(name, position, error, size) for error in ERRORS]
-            faults += [Fault(name, EACH, error, size) for name in {name for name, _ in calls} for error in ERRORS]
+            names = sorted({name for name, _ in calls})
+            faults += [Fault(name, EACH, error, size) for name in names for error in ERRORS]
         chance.shuffle(faults)
         faults = faults[: max(1, round(share * len(faults)))]
         for number, fault in enumerate(faults):
