@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.abuse.darkness import darkness
 from tests.abuse.flood import Flooded, flood
-from tests.abuse.jumps import CannotFake, jumps
+from tests.abuse.jumps import JUMPS, CannotFake, jumps
 from tests.abuse.slow import allow_files, slow_clients
 from tests.crash.victim import VictimError
 
@@ -85,8 +85,7 @@ def try_darkness(place: Path, count: int) -> tuple[Any, Faults]:
 
 
 def try_jumps(place: Path, count: int) -> tuple[Any, Faults]:
-    """`count` does not matter."""
-    found = jumps(place)
+    found = jumps(place, JUMPS[:count])
     faults = [] if found.ledger.are_clean else found.ledger.details
     if found.retry_seconds > RECOVERY_SECONDS_MAX:
         faults.append(f"mail that waited is delivered {found.retry_seconds} s after the clock was set back")
@@ -95,20 +94,20 @@ def try_jumps(place: Path, count: int) -> tuple[Any, Faults]:
     return found, faults
 
 
-#: What can be tried, with how many connections or messages if nothing else is said.
+#: What can be tried, with how many connections, messages or jumps if nothing else is said.
 ABUSES = {
     "slow": (try_slow, 2_000),
     "flood": (try_flood, 6_000),
     "descriptors": (try_descriptors, 400),
     "darkness": (try_darkness, 100),
-    "jumps": (try_jumps, 0),
+    "jumps": (try_jumps, len(JUMPS)),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.abuse", description=__doc__)
     parser.add_argument("abuse", choices=list(ABUSES))
-    parser.add_argument("--count", type=int, help="connections, or messages")
+    parser.add_argument("--count", type=int, help="connections, messages, or jumps")
     chosen = parser.parse_args()
     attempt, usual = ABUSES[chosen.abuse]
     count = usual if chosen.count is None else chosen.count

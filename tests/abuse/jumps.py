@@ -18,8 +18,10 @@ from tests.crash.victim import MAILBOXES, Victim, until
 LIBRARIES = "/usr/lib"
 #: Mail for her waits for its next attempt when the clock is set back.
 LATE = "late@example.test"
-BACK = "-3d"
-JUMPS = ("+1h", "+3d", "-3d", "+0", "-1h", "+30d", "+0")
+BACK = "-9d"
+JUMPS = ("+3d", "-3d", "+1h", "-1h", "+0", "+30d", "+0")
+#: Between two jumps, so that the hub sees each of them alone.
+APART_SECONDS = 2 * LOOK_SECONDS
 #: Load before each jump, and the longest wait for the next message behind it.
 LOAD_SECONDS = 0.5
 RECOVERY_SECONDS_MAX = 20.0
@@ -77,8 +79,8 @@ def jumps(place: Path, offsets: tuple[str, ...] = JUMPS) -> Jumped:
                 began_at = time.monotonic()
                 until(lambda: passes(victim, ledger), RECOVERY_SECONDS_MAX)
                 found.passed_seconds.append(round(time.monotonic() - began_at, 2))
+                time.sleep(APART_SECONDS)
         victim.settle()
-        time.sleep(2 * LOOK_SECONDS)  # the hub has seen the last jump, and takes the next one for one of its own
         with contextlib.closing(Connection(victim.port)) as connection:
             message = ledger.next((LATE,), SIZE)
             ledger.answered(message, connection.send(message))

@@ -20,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    ("abuse", "count"), [("slow", 500), ("flood", 5500), ("descriptors", 400), ("darkness", 50), ("jumps", 0)]
+    ("abuse", "count"), [("slow", 500), ("flood", 5500), ("descriptors", 400), ("darkness", 50), ("jumps", 2)]
 )
 def test_the_hub_bears(abuse: str, count: int) -> None:
     assert found_by(SECONDS_MAX, "tests.abuse", abuse, "--count", str(count))["faults"] == []
