@@ -55,7 +55,7 @@ class Ground:
         return random.SystemRandom()
 
     def clock_steps(self, call: Callable[[float], None]) -> Callable[[], None]:
-        """Have this called, in any thread, with the seconds by which somebody sets the clock; what comes back ends it."""
+        """Have this called, in any thread, with the seconds by which the clock was set; what comes back ends it."""
         return clock_steps.watch(call)
 
     def plugins(self, config: Config) -> Discovery:

@@ -63,7 +63,6 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from mailhub.app import garbage
-    from mailhub.app.clock_watch import ClockWatch
     from mailhub.app.config_errors import ConfigError
     from mailhub.app.launcher import Launcher, refuse
     from mailhub.app.tree import Hub
@@ -74,7 +73,4 @@ def makeService(options: Options) -> IService:
     except ConfigError as error:
         refuse(str(error))
     reactor.callWhenRunning(garbage.settle)
-    watch = ClockWatch(reactor)
-    reactor.callWhenRunning(watch.start)
-    reactor.addSystemEventTrigger("during", "shutdown", watch.stop)
     return hub

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mailhub.app.clock_watch import LOOK_SECONDS
+from mailhub.app.clock_steps import LOOK_SECONDS
 from tests.crash.ledger import Findings, Ledger
 from tests.crash.traffic import Connection, Traffic
 from tests.crash.victim import MAILBOXES, Victim, until
