@@ -21,10 +21,9 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.base import DelayedCall
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import IConnector, IListeningPort, IReactorTCP, IReactorTime, IReactorUNIX
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailhub.testing.network import End, Network
+from mailhub.testing.network import Connector, End, Network
 
 #: Virtual seconds between one octet and the next that a reader who is slow takes.
 SLOW_SECONDS = 30.0
@@ -349,8 +348,7 @@ class _Port:
         return self._address
 
 
-@implementer(IConnector)
-class _Dial:
+class _Dial(Connector):
     """One attempt to connect, and the connection that came of it."""
 
     def __init__(self, host: Host, where: tuple[str, int], factory: Any, timeout: float, here: Any, there: Any) -> None:
@@ -358,7 +356,7 @@ class _Dial:
         self._where = where
         self._factory = factory
         self._here, self._there = here, there
-        self._end: End | None = None
+        self._ends: End | None = None
         if not host.is_alive:  # whoever still dials is a shadow of what ran there
             self._call = host.callLater(0, self._answered)
             return
@@ -386,37 +384,11 @@ class _Dial:
             return
         client, server = End(internet, self._here, self._there), End(internet, self._there, self._here)
         client.peer, server.peer = server, client
-        self._end = client
+        self._ends = client
         internet.joined(client, server)
         self._host.belongs(client)
         if there is not None:
             there.belongs(server)
         internet.watch(f"net connect {self._host.address} {self._where[0]}:{self._where[1]}")
-        client.attach(self._factory.buildProtocol(self._there), self)  # type: ignore[arg-type]
+        client.attach(self._factory.buildProtocol(self._there), self)
         server.attach(listening.buildProtocol(self._here), None)
-
-    def _failed(self, error: Exception) -> None:
-        self._factory.clientConnectionFailed(self, Failure(error))  # type: ignore[no-untyped-call]
-        self._factory.doStop()
-
-    def lost(self, reason: Failure) -> None:
-        """The connection is gone."""
-        self._factory.clientConnectionLost(self, reason)
-        self._factory.doStop()
-
-    def stopConnecting(self) -> None:
-        if self._call.active():
-            self._call.cancel()
-            self._factory.doStop()
-
-    def disconnect(self) -> None:
-        if self._end is None:
-            self.stopConnecting()
-        else:
-            self._end.loseConnection()
-
-    def connect(self) -> None:
-        raise NotImplementedError("dial again")
-
-    def getDestination(self) -> Any:
-        return self._there

@@ -64,10 +64,10 @@ class Network(Clock):
         self._next_port += 1
         kind = IPv6Address if ":" in host else IPv4Address
         here = kind("TCP", "2001:db8::99" if ":" in host else "192.0.2.99", self._next_port)
-        return _Connector(self, host, port, factory, timeout, here, kind("TCP", host, port))
+        return Connector(self, host, port, factory, timeout, here, kind("TCP", host, port))
 
     def connectUNIX(self, address: str, factory: Any, timeout: float = 30, checkPID: int = 0) -> IConnector:
-        return _Connector(self, address, 0, factory, timeout, UNIXAddress(None), UNIXAddress(address.encode()))
+        return Connector(self, address, 0, factory, timeout, UNIXAddress(None), UNIXAddress(address.encode()))
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         raise NotImplementedError("call listen()")
@@ -93,7 +93,7 @@ class Network(Clock):
 
 
 @implementer(IConnector)
-class _Connector:
+class Connector:
     """One attempt, and the connection that came of it."""
 
     def __init__(
@@ -161,7 +161,7 @@ class End:
         self._network = network
         self._here, self._there = here, there
         self._protocol: Any = None
-        self._connector: _Connector | None = None
+        self._connector: Connector | None = None
         self._incoming: deque[bytes] = deque()
         self._reading = True
         self._sees_end = False  # the peer has closed behind what is incoming
@@ -171,7 +171,7 @@ class End:
         self._producer_waits = False
         self.no_delay = False
 
-    def attach(self, protocol: Any, connector: _Connector | None) -> None:
+    def attach(self, protocol: Any, connector: Connector | None) -> None:
         """Begin: `protocol` may be None, as from a factory that wants no connection."""
         self._connector = connector
         self._protocol = protocol
