@@ -16,6 +16,8 @@ RESULTS = ROOT / "tests" / "soak" / "results"
 PAGE = ROOT / "docs" / "reference" / "reliability.md"
 
 Result = Mapping[str, Any]
+#: What a series has found that only tells why it failed: its faults, its seconds, its seed.
+FAULTS_ALONE = 3
 
 HEAD = """\
 # Reliability
@@ -142,10 +144,12 @@ def _fuzzing(results: Mapping[str, Result]) -> str:
 
 
 def _figures(name: str) -> Callable[[Mapping[str, Result]], str]:
-    """Whatever plain figures the part gives."""
+    """Whatever plain figures the part gives, or its last line."""
 
     def told(results: Mapping[str, Result]) -> str:
         found = results[name]["found"]
+        if "told" in found:
+            return _line(str(found["told"]))
         return ", ".join(
             f"{key.replace('_', ' ')} {value}" for key, value in found.items() if type(value) in (int, float)
         )
@@ -222,10 +226,12 @@ def _cells(row: Row, results: Mapping[str, Result]) -> tuple[str, str]:
     if "found" not in result:
         found = f"failed: {_line(str(result.get('cause')))}"
     else:
-        found = row.found(results)
+        faults = result["found"].get("faults") or ["it is not as it must be"]
+        # A series that came to no end has its faults, and no figures.
+        is_full = "told" in result["found"] or len(result["found"]) > FAULTS_ALONE
+        found = row.found(results) if is_full else ""
         if result["status"] == "failed":
-            faults = result["found"].get("faults") or ["it is not as it must be"]
-            found = f"**failed** ({_line('; '.join(faults))}): {found}"
+            found = f"**failed** ({_line('; '.join(faults))}){': ' if found else ''}{found}"
     return found, f"{result['date']}, {result['commit']}"
 
 

@@ -96,7 +96,7 @@ PARTS = {
         Part(
             "simulation",
             "50,000 seeds of the simulated world",
-            lambda scale: ("mailhub.testing.sim", "--seeds", f"1..{_count(50_000, scale)}", "--json"),
+            lambda scale: ("mailhub.testing.sim", "--seeds", f"1..{_count(50_000, scale)}"),
             240,
             ("mailhub/testing/sim.py", "mailhub/testing/sim/__main__.py"),
         ),
