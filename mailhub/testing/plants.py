@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,6 +17,7 @@ from twisted.internet.defer import Deferred
 from mailhub.deliver import maildir as maildir_delivery
 from mailhub.dsn.notifier import Notifier
 from mailhub.model import Address, Delivered
+from mailhub.receiver import replies
 from mailhub.receiver.receiver import Receiver
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.queue_id import QueueIds
@@ -49,16 +49,16 @@ def _early_250() -> Any:
     """The client hears 250 while the commit is still under way."""
 
     def make(original: Any) -> Any:
-        async def keep(self: Receiver, incoming: Any, envelope: Any) -> Any:
-            reply = Deferred.fromCoroutine(original(self, incoming, envelope))
-            reply.addErrback(lambda failure: None)
-            from mailhub.receiver import replies
+        def judged(self: Receiver, verdict: Any, mail: Any, incoming: Any) -> Any:
+            answer = original(self, verdict, mail, incoming)
+            if not isinstance(answer, Deferred):
+                return answer
+            answer.addErrback(lambda failure: None)
+            return replies.queued(incoming.queue_id)
 
-            return replies.queued(envelope.queue_id)
+        return judged
 
-        return keep
-
-    return _patched(Receiver, "_keep", make)
+    return _patched(Receiver, "_content_judged", make)
 
 
 def _forget_early() -> Any:
@@ -125,7 +125,7 @@ def _null_sender() -> Any:
         async def tell(self: Notifier, envelope: Any, *arguments: Any, **more: Any) -> Any:
             if envelope.reverse_path is None:
                 domain = self._hostname.partition(".")[2]
-                envelope = replace(envelope, reverse_path=Address("postmaster", domain))
+                envelope = envelope.changed(reverse_path=Address("postmaster", domain))
             return await original(self, envelope, *arguments, **more)
 
         return tell
