@@ -256,6 +256,10 @@ def test_initial_responses() -> None:
         with pytest.raises(ProtocolFault) as caught:
             grammar.parse_auth(bad)
         assert caught.value.reply == replies.BAD_BASE64
+    for padded in (b"PLAIN AGEA=", b"PLAIN AGEA==", b"PLAIN AGEA===="):
+        with pytest.raises(ProtocolFault) as caught:
+            grammar.parse_auth(padded)
+        assert caught.value.reply == replies.BAD_BASE64
     for bad in (b"", b"A" * 21, b"PL\0AIN"):
         with pytest.raises(ProtocolFault):
             grammar.parse_auth(bad)

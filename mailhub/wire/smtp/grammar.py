@@ -439,6 +439,10 @@ def parse_auth(argument: bytes) -> tuple[str, bytes | None]:
 def decode_base64(octets: bytes) -> bytes:
     """RFC 4648 section 4, padding required and nothing skipped.  Raises ProtocolFault."""
     try:
-        return a2b_base64(octets, strict_mode=True)
+        decoded = a2b_base64(octets, strict_mode=True)
     except NotBase64:
         raise ProtocolFault(replies.BAD_BASE64) from None
+    # Strict as it is, it lets padding stand behind octets that need none.
+    if octets.endswith(b"=") and len(decoded) % 3 == 0:
+        raise ProtocolFault(replies.BAD_BASE64)
+    return decoded
