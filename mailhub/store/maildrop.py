@@ -89,7 +89,7 @@ class Drop:
                 ret,
                 envid,
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadDrop(f"its envelope cannot be read: {error!r}"[:300]) from None
 
 

@@ -347,6 +347,7 @@ def test_what_fails_leaves_nothing(config: Path, monkeypatch: pytest.MonkeyPatch
         b'{"sender":"","recipients":["a@x.test"],"uid":0,"notify":["X"],"ret":null,"envid":null}\n',
         b'{"sender":"","recipients":["a@x.test"],"uid":0,"notify":[],"ret":"ALL","envid":null}\n',
         b'{"sender":"","recipients":["a@x.test"],"uid":0,"notify":[],"ret":null,"envid":"a\\nb"}\n',
+        b'{"sender":"","recipients":["a@x.test"],"uid":1e999,"notify":[],"ret":null,"envid":null}\n',
     ],
 )
 def test_an_envelope_that_cannot_be_read_is_no_drop(tmp_path: Path, envelope: bytes) -> None:
