@@ -24,6 +24,8 @@ from mailhub.history.words import A_GAP, A_REFUSAL, GAP, REFUSALS, mark, words
 BUSY_MILLISECONDS = 2000
 #: Pages whose text is kept: what belongs together is mostly on few of them.
 TEXTS_MAX = 64
+#: The last time of an event, in seconds since the epoch: what comes later, after the year 9999, no clock can show.
+AT_MAX = 253_402_300_799
 
 
 class HistoryUnreadable(Exception):
@@ -196,6 +198,8 @@ def parse(line: str) -> Told | None:
     try:
         facts = json.loads(line)
         at, kind = float(facts.pop("at")), str(facts.pop("kind"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    if not 0 <= at <= AT_MAX:
         return None
     return Told(at, kind, str(facts.pop("session", "")), str(facts.pop("queue_id", "")), facts)

@@ -154,6 +154,12 @@ def test_an_index_has_the_words_of_what_is_read_back(
     assert len(noted) == len(set(noted))
 
 
+@pytest.mark.parametrize("at", ["1e99", "-1", "NaN", "Infinity", "9" * 400, "253402300800"])
+def test_a_line_with_a_time_that_no_clock_shows_is_no_event(at: str) -> None:
+    assert parse(f'{{"at":{at},"kind":"queued"}}') is None
+    assert parse('{"at":253402300799,"kind":"queued"}') is not None
+
+
 # --- age and size --------------------------------------------------------------------------------------------------
 
 
