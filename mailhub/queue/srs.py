@@ -81,7 +81,8 @@ class Srs:
         """The reverse-path with which `forwarded_by`, an alias of ours, sends this mail on.
 
         As it was where nobody forwards, where it is null or ours, and where what would come out is longer than a path
-        may be (RFC 5321 section 4.5.3.1): a bounce that gets home without SPF is better than none that does.
+        may be (RFC 5321 section 4.5.3.1), or leads back to nobody, since another forwarder has broken it: a bounce that
+        gets home without SPF is better than none that does.
         """
         if reverse_path is None or forwarded_by is None or self._hosts(reverse_path.domain):
             return reverse_path
@@ -95,7 +96,7 @@ class Srs:
             stamp = _ALPHABET[day >> 5] + _ALPHABET[day & 31]
             rewritten = f"SRS0={self._hash(self._keys[0], stamp, domain, local)}={stamp}={domain}={local}"
         address = Address(rewritten, self._domain or forwarded_by.domain)
-        return address if _fits(address) else reverse_path
+        return address if _fits(address) and self.reverse(address) is not None else reverse_path
 
     def _srs1(self, domain: str, rest: str) -> str:
         return f"SRS1={self._hash(self._keys[0], domain, rest)}={domain}={rest}"

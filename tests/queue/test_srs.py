@@ -142,6 +142,13 @@ def test_what_would_be_too_long_stays_as_it_is() -> None:
     assert srs.rewrite(quoted, ALIAS) == quoted
 
 
+@pytest.mark.parametrize("broken", ["srs1-=.=-y", "SRS1=abcd=-x-==abcd=TT=x.test=y"])
+def test_what_another_forwarder_broke_stays_as_it_is(broken: str) -> None:
+    srs = scheme()
+    sender = Address(broken, "second.example")
+    assert srs.rewrite(sender, ALIAS) == sender, "rewritten, a bounce to it would find no home"
+
+
 def test_a_domain_of_its_own() -> None:
     assert forwarded(scheme(domain="srs.test")).domain == "srs.test"
 
