@@ -129,7 +129,7 @@ def parse_target(text: str) -> str:
 def _entries(octets: bytes) -> Iterator[tuple[int, bytes]]:
     """Number of the first line and the joined content of every entry."""
     for lines, start in _spans(octets):
-        yield start, b" ".join(line.removesuffix(b"\r").strip(b" \t") for line in lines if not _is_comment(line))
+        yield start, _joined(lines)
 
 
 def _spans(octets: bytes) -> Iterator[tuple[list[bytes], int]]:
@@ -206,11 +206,12 @@ def _at(target: str, domain: str) -> Address:
 
 
 def add(octets: bytes, name: str, targets: Sequence[str]) -> bytes:
-    """The file with these targets added to alias `name` (folded), or with a new alias at its end."""
-    spans = list(_spans(octets))
-    for span, start in spans:
-        if _name_of(span) != name:
-            continue
+    """The file with these targets added to alias `name` (folded), or with a new alias at its end.
+
+    Of several entries of that name it is the one that is used; what cannot be read is none, and stays as it is.
+    """
+    found = [(span, start) for span, start in _spans(octets) if _name_of(span) == name and _is_readable(span)]
+    for span, start in sorted(found, key=lambda each: not _is_used(each[0]))[:1]:
         there = {_comparable(target) for target in _targets_of(span)}
         new = [target for target in targets if _comparable(target) not in there]
         if not new:
@@ -222,7 +223,7 @@ def add(octets: bytes, name: str, targets: Sequence[str]) -> bytes:
         line = lines[last].removesuffix(b"\r")
         end = lines[last][len(line) :]
         line = line.rstrip(b" \t")
-        comma = b" " if line.endswith((b",", b":")) else b", "
+        comma = b" " if line.endswith(b",") or not there else b", "
         lines[last] = line + comma + ", ".join(new).encode() + end
         return b"\n".join(lines)
     separator = b"" if not octets or octets.endswith(b"\n") else b"\n"
@@ -232,7 +233,8 @@ def add(octets: bytes, name: str, targets: Sequence[str]) -> bytes:
 def remove(octets: bytes, name: str, targets: Sequence[str] = ()) -> bytes:
     """The file without alias `name` (folded), or without these targets of it.  Raises EditRefused."""
     lines = octets.split(b"\n")
-    found = [(span, start) for span, start in _spans(octets) if _name_of(span) == name]
+    named = [(span, start) for span, start in _spans(octets) if _name_of(span) == name]
+    found = [(span, start) for span, start in named if _is_readable(span)] if targets else named
     if not found:
         raise EditRefused(f"there is no alias {name}")
     gone = {_comparable(target) for target in targets}
@@ -247,16 +249,38 @@ def remove(octets: bytes, name: str, targets: Sequence[str] = ()) -> bytes:
     return b"\n".join(lines)
 
 
+def _joined(span: Sequence[bytes]) -> bytes:
+    return b" ".join(line.removesuffix(b"\r").strip(b" \t") for line in span if not _is_comment(line))
+
+
 def _name_of(span: Sequence[bytes]) -> str | None:
     try:
-        return parse_alias_name(span[0].partition(b":")[0].strip(b" \t\r").decode("utf-8"))
+        return parse_alias_name(_joined(span).partition(b":")[0].strip(b" \t").decode("utf-8"))
     except ValueError:
         return None
 
 
+def _is_readable(span: Sequence[bytes]) -> bool:
+    try:
+        _parse_entry(_joined(span))
+    except (BadName, ValueError):
+        return False
+    return True
+
+
+def _is_used(span: Sequence[bytes]) -> bool:
+    """Whether there is a target in it that can be used: the first entry of a name that has one is the alias."""
+    for target in _targets_of(span):
+        try:
+            parse_target(target)
+        except BadName:
+            continue
+        return True
+    return False
+
+
 def _targets_of(span: Sequence[bytes]) -> list[str]:
-    joined = b" ".join(line.strip(b" \t\r") for line in span if not _is_comment(line))
-    return _split(joined.partition(b":")[2].decode("utf-8", "replace"))
+    return _split(_joined(span).partition(b":")[2].decode("utf-8", "replace"))
 
 
 def _comparable(target: str) -> str:

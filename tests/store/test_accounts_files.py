@@ -438,6 +438,29 @@ def test_targets_are_added_behind_those_that_are_there() -> None:
         aliases_file.add(octets, "team", ["ALICE"])
 
 
+@pytest.mark.parametrize(
+    ("octets", "extended"),
+    [
+        (b"team\nteam: a\n", b"team\nteam: a, dave\n"),  # what has no colon is no alias
+        (b"team:\nteam: a\n", b"team:\nteam: a, dave\n"),  # nor is what has no target, beside one that has
+        (b"team: |sh\nteam: a\n", b"team: |sh\nteam: a, dave\n"),
+        (b"team: a\nteam: b\n", b"team: a, dave\nteam: b\n"),
+        (b"team\n\tall: a\n", b"team\n\tall: a\nteam: dave\n"),  # its name is "team all"
+        (b"team: a, \xff\n", b"team: a, \xff\nteam: dave\n"),
+        (b"team::\n", b"team::, dave\n"),
+        (b"team:\n", b"team: dave\n"),
+    ],
+)
+def test_targets_are_added_to_the_entry_that_is_used(octets: bytes, extended: bytes) -> None:
+    before, name = aliases(octets), Address("team", "example.test")
+    added = aliases_file.add(octets, "team", ["dave"])
+    assert added == extended
+    used = before.aliases[name].targets if name in before.aliases else ()
+    assert aliases(added).aliases[name].targets == (*used, Address("dave", "example.test"))
+    gone = aliases(aliases_file.remove(added, "team", ["dave"]))
+    assert (gone.aliases[name].targets if name in gone.aliases else ()) == used
+
+
 def test_targets_and_aliases_are_removed() -> None:
     octets = ALIASES.encode()
     assert aliases_file.remove(octets, "postmaster") == octets.replace(b"postmaster: alice\n", b"")
