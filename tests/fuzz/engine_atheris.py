@@ -6,6 +6,7 @@ which is this module: `python -m tests.fuzz.engine_atheris TARGET INPUTS SEED DI
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.fuzz.result import ROOT, Result, memory_octets, peak_octets
 from tests.fuzz.target import REGISTRY, Target
@@ -75,7 +77,7 @@ def run(target: Target, inputs: int, seed: int = 0) -> Result:
 
 def _child(name: str, inputs: int, seed: int, directory: Path) -> None:
     """In its own process: never returns."""
-    import atheris  # type: ignore[import-not-found]
+    atheris: Any = importlib.import_module("atheris")
 
     with atheris.instrument_imports(include=["mailhub"]):
         import tests.fuzz.targets  # noqa: F401

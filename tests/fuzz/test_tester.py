@@ -12,9 +12,10 @@ import pytest
 
 import tests.fuzz.targets  # noqa: F401
 from mailhub.dns import records
+from mailhub.model import Delivered
 from mailhub.store import folder_name, names
 from mailhub.wire import header, mailboxes
-from mailhub.wire.smtp import client, content, grammar, remote_reply, server, stuffing
+from mailhub.wire.smtp import client, content, grammar, order, remote_reply, server, stuffing
 from tests.fuzz import engine_hypothesis, engine_own
 from tests.fuzz import trial as trial_module
 from tests.fuzz.result import Result, keep, told
@@ -67,14 +68,14 @@ def _challenge_is_decoded_loosely(patch: pytest.MonkeyPatch) -> None:
 
 def _login_state_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     """RCPT is understood before MAIL."""
-    ready = server.Phase.READY
-    allowed = {**server.ALLOWED, ready: server.ALLOWED[ready] | {b"RCPT"}}
+    ready = order.Phase.READY
+    allowed = {**order.ALLOWED, ready: order.ALLOWED[ready] | {b"RCPT"}}
     patch.setattr(server, "ALLOWED", allowed)
 
 
 def _delivered_by_354(patch: pytest.MonkeyPatch) -> None:
     """What the host says last is believed, whatever its class."""
-    patch.setattr(client, "_outcome", lambda said, detail: client.Delivered(said, detail))
+    patch.setattr(client, "_outcome", lambda said, detail: Delivered(said, detail))
 
 
 def _comments_take_quadratic_time(patch: pytest.MonkeyPatch) -> None:

@@ -180,11 +180,11 @@ _FIELDS = (
 def mailboxes(octets: bytes) -> Hashable:
     """The addresses in a field, and the same where some of them lack a domain."""
     text = octets.decode("utf-8", "surrogateescape")
+    found: tuple[Address, ...] | None = None
     try:
         found = parse_mailboxes(text)
     except MalformedField as fault:
         strict: Hashable = str(fault)
-        found = None
     else:
         strict = len(found)
         assert len(found) <= MAILBOXES_MAX

@@ -63,7 +63,7 @@ def mail(octets: bytes) -> Hashable:
     assert parameters.body in (None, "7BIT", "8BITMIME", "BINARYMIME")
     assert parameters.ret in (None, "FULL", "HDRS")
     said = client_commands.mail(
-        Mail(found, (), parameters.size or 0, parameters.body or "7BIT", parameters=parameters),
+        Mail(found, (), parameters.size or 0, parameters.body or "7BIT", parameters=parameters),  # type: ignore[arg-type]
         _EVERYTHING,
         parameters.smtputf8,
     )

@@ -148,11 +148,12 @@ def answer(octets: bytes) -> Hashable:
     }[kind]
     found: list[Any] = []
     logged: list[LogEvent] = []
-    globalLogPublisher.addObserver(logged.append)
+    observer: Any = logged.append
+    globalLogPublisher.addObserver(observer)
     try:
-        Deferred.fromCoroutine(ask()).addBoth(found.append)
+        Deferred.fromCoroutine(ask()).addBoth(found.append)  # type: ignore[no-untyped-call]
     finally:
-        globalLogPublisher.removeObserver(logged.append)
+        globalLogPublisher.removeObserver(observer)
     assert not logged, f"it is taken for a mistake of ours: {logged[0].get('log_failure')}"
     assert len(found) == 1, "the question is still open"
     got = found[0]

@@ -15,9 +15,10 @@ from tests.fuzz.target import target
 _NONCE = "3rfcNHYJY1ZVvWVs7j3rfcNHYJY1ZV"
 _BINDINGS = (sasl.ChannelBinding("tls-exporter", b"0123456789abcdef"),)
 _PASSWORD = "correct horse"
-_VERIFIER = make_verifier(_PASSWORD, b"0123456789abcdef", 4096)
-assert _VERIFIER is not None
-_FAKE = ScramVerifier(b"fedcba9876543210", b"\1" * 32, b"\2" * 32, 4096)
+_MADE = make_verifier(_PASSWORD, b"0123456789abcdef", 4096)
+assert _MADE is not None
+_VERIFIER: ScramVerifier = _MADE
+_FAKE = ScramVerifier(b"fedcba9876543210", 4096, b"\1" * 32, b"\2" * 32)
 _CLIENT_NONCE = "rOprNGfwEbeRWgbNEkqO"
 _STEPS_MAX = 6
 

@@ -7,7 +7,6 @@ from collections.abc import Hashable
 from mailhub.model import Reply
 from mailhub.wire.smtp import capabilities
 from mailhub.wire.smtp.remote_reply import LINES_MAX, MalformedReply, ReplyReader
-from mailhub.wire.smtp.replies import REPLY_LINE_OCTETS_MAX
 from tests.fuzz.pieces import ways
 from tests.fuzz.target import target
 
@@ -28,6 +27,8 @@ SEEDS = (
     b"550 4.7.1 does not agree\r\n",
     b"354 2.0.0 go on\r\n",
 )
+#: RFC 5321 section 4.5.3.1.5.
+LINE_OCTETS_MAX = 512
 _TOKENS = (
     b"220", b"250", b"250-", b"251 ", b"354 ", b"421 ", b"450 ", b"550-", b"554 ", b"5.7.1 ", b"2.0.0 ",
     b"4.999.999 ", b"\r\n", b"\n", b"\r",
@@ -76,7 +77,7 @@ def remote_reply(octets: bytes) -> Hashable:
         assert len(lines) <= LINES_MAX
         for line in lines:
             assert line.isprintable()
-            assert len(line) <= REPLY_LINE_OCTETS_MAX
+            assert len(line) <= LINE_OCTETS_MAX
             line.encode()  # no surrogates
         offered = capabilities.parse(reply)
         assert min(offered.size_max, offered.transactions_max, offered.recipients_max, offered.domains_max) >= 0

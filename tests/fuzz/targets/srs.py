@@ -50,7 +50,7 @@ def srs(octets: bytes) -> Hashable:
         # Its hash is right, so we made it: from that address, or from one that differs in case.
         made = _SRS.rewrite(inside, _FORWARDED_BY)
         assert made is not None
-        assert made.local.lower()[:5] == address.local.lower()[:5] or inside.local.upper().startswith("SRS")
+        assert made.local.lower()[:4] == address.local.lower()[:4] or inside.local.upper().startswith("SRS")
     rewritten = _SRS.rewrite(address, _FORWARDED_BY)
     assert rewritten is not None
     if rewritten == address:
