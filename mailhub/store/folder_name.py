@@ -12,7 +12,8 @@ import re
 
 # RFC 3501 section 5.1.3: printable US-ASCII stands for itself; a run of anything else is one base64 run.
 _OTHER = re.compile(r"[^\x20-\x7e]+")
-_SHIFTED = re.compile(r"&([^-]*)-")
+# No run has a second "&" in it: to look beyond one, for each of many, would take quadratic time.
+_SHIFTED = re.compile(r"&([^-&]*)-")
 
 
 def encode(name: str) -> str:
