@@ -116,7 +116,8 @@ def test_every_parser_has_a_target_that_names_it() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_seed_breaks_anything_and_seeds_differ(target: Target) -> None:
     assert len(target.seeds) == len(set(target.seeds)) >= 3
-    assert len({repr(target.check(seed)) for seed in target.seeds}) > 1
+    # Where most come to the same, something stands before the parser that lets nothing through.
+    assert len({repr(target.check(seed)) for seed in target.seeds}) * 2 >= min(len(target.seeds), 12)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

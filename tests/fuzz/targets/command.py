@@ -178,4 +178,4 @@ def xtext(octets: bytes) -> Hashable:
         assert smtputf8 or one.isascii()
         assert not set("\r\n ") & set(one)
         assert len(one) <= 10 * len(plain)
-    return came_to, written == plain
+    return came_to, written == plain, len(written).bit_length()

@@ -31,7 +31,7 @@ def folder(octets: bytes) -> Hashable:
     try:
         name = folder_name.decode(text)
     except ValueError:
-        return wrote, None
+        return wrote, None, text.count("&")
     assert folder_name.encode(name) == text
     return wrote, name == text, len(name).bit_length()
 
@@ -63,11 +63,12 @@ def maildir(octets: bytes) -> Hashable:
         checked = maildir_name.checked_key(name)
     except ValueError:
         checked = "abc"
-    made = maildir_name.compose(float(seconds or 0), checked, host, size or 0, 5)
+    seconds = min(seconds or 0, 1 << 33)  # microseconds of later years are more than a float can count
+    made = maildir_name.compose(float(seconds), checked, host, size or 0, 5)
     assert maildir_name.key_of(made) == checked
     assert maildir_name.octets_of(made) == (size or 0)
-    assert maildir_name.seconds_of(made) == (seconds or 0)
-    return key is None, size is None, seconds is None, checked == name
+    assert maildir_name.seconds_of(made) == seconds
+    return key is None, size is None, seconds == 0, checked == name
 
 
 @target(
