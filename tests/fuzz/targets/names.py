@@ -31,7 +31,7 @@ def folder(octets: bytes) -> Hashable:
     try:
         name = folder_name.decode(text)
     except ValueError:
-        return wrote, None, text.count("&")
+        return wrote, None, text.count("&"), len(text).bit_length()
     assert folder_name.encode(name) == text
     return wrote, name == text, len(name).bit_length()
 
