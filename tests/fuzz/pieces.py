@@ -1,4 +1,4 @@
-"""The same octets, as a network might deliver them: cut into pieces that follow from the octets alone."""
+"""Octets as a network might deliver them: cut into pieces that follow from the octets alone; and their line ends."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def ways(octets: bytes) -> Iterator[list[bytes]]:
     yield cut(octets)
     if len(octets) <= SINGLE_OCTETS_MAX:
         yield [octets[at : at + 1] for at in range(len(octets))]
+
+
+def has_half_line_end(octets: bytes) -> bool:
+    """Whether a CR or an LF stands alone: another way to see it than that of the product."""
+    return not octets.count(b"\r") == octets.count(b"\n") == octets.count(b"\r\n")

@@ -15,7 +15,7 @@ from mailhub.dns import records
 from mailhub.model import Delivered
 from mailhub.store import folder_name, names
 from mailhub.wire import header, mailboxes
-from mailhub.wire.smtp import client, content, grammar, order, remote_reply, server, stuffing
+from mailhub.wire.smtp import client, content, events, grammar, remote_reply, server, stuffing
 from tests.fuzz import engine_hypothesis, engine_own
 from tests.fuzz import trial as trial_module
 from tests.fuzz.result import Result, keep, told
@@ -66,11 +66,15 @@ def _challenge_is_decoded_loosely(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(grammar, "a2b_base64", lambda octets, strict_mode: __import__("binascii").a2b_base64(octets))
 
 
-def _login_state_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """RCPT is understood before MAIL."""
-    ready = order.Phase.READY
-    allowed = {**order.ALLOWED, ready: order.ALLOWED[ready] | {b"RCPT"}}
-    patch.setattr(server, "ALLOWED", allowed)
+def _nobody_hears_of_an_aborted_transaction(patch: pytest.MonkeyPatch) -> None:
+    """So that it stays open, for whoever comes next."""
+    next_event = server.ServerSession.next_event
+
+    def wrong(self: Any) -> Any:
+        event = next_event(self)
+        return next_event(self) if isinstance(event, events.TransactionAborted) else event
+
+    patch.setattr(server.ServerSession, "next_event", wrong)
 
 
 def _delivered_by_354(patch: pytest.MonkeyPatch) -> None:
@@ -111,7 +115,7 @@ PLANTED: list[tuple[str, Plant]] = [
     ("rcpt", _domain_error_escapes),
     ("rcpt", _patched(grammar, "_CONTROL", re.compile("[\x00-\x1f]"))),  # C1 controls get through
     ("argument", _challenge_is_decoded_loosely),
-    ("smtp-session", _login_state_is_forgotten),
+    ("smtp-session", _nobody_hears_of_an_aborted_transaction),
     ("smtp-client", _delivered_by_354),
     ("remote-reply", _patched(remote_reply, "_STATUS", re.compile(r"([0-9])\.([0-9]{1,9})\.([0-9]+)(?: +|$)"))),
     ("header", _patched(header, "_FIELD_NAME", re.compile(rb"[!-~]+"))),

@@ -11,8 +11,8 @@ from collections.abc import Hashable
 from mailhub.model import Reply, reply
 from mailhub.wire.smtp import events, replies
 from mailhub.wire.smtp.server import Extensions, Limits, ServerSession
-from mailhub.wire.smtp.stuffing import DotEncoder, encode_whole, has_stray_line_ends
-from tests.fuzz.pieces import cut, ways
+from mailhub.wire.smtp.stuffing import DotEncoder, encode_whole
+from tests.fuzz.pieces import cut, has_half_line_end, ways
 from tests.fuzz.target import target
 
 SIZE_MAX = 120
@@ -178,9 +178,9 @@ def out(octets: bytes) -> Hashable:
         encoder = DotEncoder()
         assert b"".join([encoder.encode(piece) for piece in pieces]) + encoder.finish() == wire, "cut, it is another"
     assert len(wire) <= 2 * len(octets) + 6
-    assert not has_stray_line_ends(wire)
+    assert not has_half_line_end(wire)
     assert (b"\r\n" + wire).find(b"\r\n.\r\n") == len(wire) - 3, "it does not end where it ends"
     line_start = (b"\r\n" + wire[:-3]).replace(b"\r\n.", b"\r\n")[2:]
-    if not has_stray_line_ends(octets):
+    if not has_half_line_end(octets):
         assert line_start.removesuffix(b"\r\n") == octets.removesuffix(b"\r\n"), "it is not what it was"
-    return has_stray_line_ends(octets), octets[:1] == b".", wire.count(b"\r\n.."), len(octets).bit_length()
+    return has_half_line_end(octets), octets[:1] == b".", wire.count(b"\r\n.."), len(octets).bit_length()
