@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bench import compare, fairness, history, plan, queue, results
+from bench import compare, fairness, history, plan, profile, queue, results
 from bench.hub import Hub
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +112,22 @@ def queue_(rounds: int, messages: int, urgent: bool) -> None:
     page = results.head("The scale of the queue", about) + "\n" + queue.markdown(figures)
     click.echo(page)
     results.save("queue", page, {"about": about, "figures": queue.plain(figures)})
+
+
+@main.command(name="profile")
+@click.option("--messages", default=2000, show_default=True, help="Messages of one cell.")
+@urgently
+def profile_(messages: int, urgent: bool) -> None:
+    """Where the time of one message goes, by floor of the house."""
+    about = results.about(command(), 1, ROOT)
+    with fairness.one_group(urgent):
+        tables = [(cell, profile.profile(PLACE, cell, messages, tell)) for cell in profile.CELLS]
+    page = "\n".join(
+        [results.head("Where the time of one message goes", about), *(profile.markdown(*table) for table in tables)]
+    )
+    click.echo(page)
+    found = {cell.name: [results.plain(floor) for floor in floors] for cell, floors in tables}
+    results.save("profile", page, {"about": about, "floors": found})
 
 
 if __name__ == "__main__":

@@ -68,16 +68,23 @@ ROLES = {Work.ACCEPT: "mta", Work.SUBMIT: "msa"}
 
 
 class Hub(Server):
-    """One process of twistd.  `limits` are further lines of that section, `more` further sections."""
+    """One process of twistd.  `limits` are further lines of that section, `more` further sections.
+
+    With `profile`, where its reactor's thread spends its time is written to that file when it stops.
+    """
 
     name = "mailhub"
     limits = ""
     more = ""
+    profile: Path | None = None
 
     def start(self) -> None:
         self._write()
         command = [str(Path(sys.executable).parent / "twistd"), f"--pidfile={self._pid_file}"]
-        command += [f"--logfile={self.place / 'log'}", "mailhub", "--config", str(self.place / "mailhub.toml")]
+        command += [f"--logfile={self.place / 'log'}"]
+        if self.profile is not None:
+            command += ["--profiler=cprofile", "--savestats", f"--profile={self.profile}"]
+        command += ["mailhub", "--config", str(self.place / "mailhub.toml")]
         if self.work in ROLES:
             command += ["--roles", ROLES[self.work]]
         script = f"{self.meter.join}; exec {self.bound}{' '.join(map(quote, command))}"
