@@ -70,6 +70,7 @@ def test_inputs_of_atheris_do_too(name: str) -> None:
 #: What reads octets or text from outside: whoever adds such a room adds a target, or says here why not.
 PARSERS = {
     "mailhub/wire/smtp/server.py",
+    "mailhub/wire/smtp/server_commands.py",
     "mailhub/wire/smtp/grammar.py",
     "mailhub/wire/smtp/content.py",
     "mailhub/wire/smtp/stuffing.py",

@@ -27,7 +27,7 @@ _OFFERED = Extensions("mx.example.test")
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-_SEEDS = (
+SEEDS = (
     b"alice@example.test",
     b'"alice"@example.test',
     b'"a \\" b\\\\"@example.test',
@@ -48,7 +48,7 @@ _SEEDS = (
     b"a@x-.test",
     b"a@\xef\xbc\x8eb",
 )
-_TOKENS = (
+TOKENS = (
     b"alice", b"@", b"example.test", b'"', b"\\", b"\\\"", b".", b"..", b"[", b"]", b"[127.0.0.1]", b"IPv6:", b"::1",
     b"%", b"!",
     b"xn--", b"-", b"a@b", b"<", b">", b" ", "ü".encode(), "ß".encode(), "\u3002".encode(), "\u200d".encode(),
@@ -88,7 +88,7 @@ def shape(address: Address) -> Hashable:
 
 
 @target(
-    "address", "an address as people write it: parse_address and parse_domain of wire/smtp/grammar.py", _SEEDS, _TOKENS
+    "address", "an address as people write it: parse_address and parse_domain of wire/smtp/grammar.py", SEEDS, TOKENS
 )
 def address(octets: bytes) -> Hashable:
     """An address, or else a domain, or else nothing."""
@@ -113,7 +113,7 @@ def address(octets: bytes) -> Hashable:
     "rcpt",
     "what follows RCPT: parse_rcpt of wire/smtp/grammar.py",
     (
-        *(b"TO:<" + seed + b">" for seed in _SEEDS),
+        *(b"TO:<" + seed + b">" for seed in SEEDS),
         b"TO:<postmaster>",
         b"TO:<@a.test,@b.test:c@d.test>",
         b"TO:  <a@b>",
@@ -123,7 +123,7 @@ def address(octets: bytes) -> Hashable:
         b"1TO:<a@b> ORCPT=utf-8;" + "ü".encode() + b"@b",
     ),
     (
-        *_TOKENS, b"TO:", b"<", b">", b"@a,@b:", b" NOTIFY=", b"NEVER", b"SUCCESS", b",", b" ORCPT=", b"rfc822;",
+        *TOKENS, b"TO:", b"<", b">", b"@a,@b:", b" NOTIFY=", b"NEVER", b"SUCCESS", b",", b" ORCPT=", b"rfc822;",
         b"utf-8;",
         b"+2B", b"+0A", b"\\x{41}", b"\\x{110000}", b"\\x{D800}", b"\\x{0A}",
     ),
@@ -174,7 +174,7 @@ _FIELDS = (
     "mailboxes",
     "an address field of a header: wire/mailboxes.py",
     _FIELDS,
-    (*_TOKENS, b"Alice", b"<a@b>", b", ", b"group:", b";", b"(", b")", b"(x)", b"\\)", b"\t", b"=?utf-8?B?eA==?="),
+    (*TOKENS, b"Alice", b"<a@b>", b", ", b"group:", b";", b"(", b")", b"(x)", b"\\)", b"\t", b"=?utf-8?B?eA==?="),
     seconds_per_octet=40e-6,
 )
 def mailboxes(octets: bytes) -> Hashable:

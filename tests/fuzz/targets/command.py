@@ -15,8 +15,8 @@ from mailhub.wire.smtp.client_events import Mail
 from mailhub.wire.smtp.extensions import Extensions
 from mailhub.wire.smtp.replies import ProtocolFault
 from tests.fuzz.target import target
-from tests.fuzz.targets.address import _SEEDS as _ADDRESSES
-from tests.fuzz.targets.address import _TOKENS, check_address, shape
+from tests.fuzz.targets.address import SEEDS as _ADDRESSES
+from tests.fuzz.targets.address import TOKENS, check_address, shape
 
 _OFFERED = Extensions("mx.example.test", auth=("PLAIN",), binarymime=True, requiretls=True)
 _EVERYTHING = Capabilities(
@@ -40,7 +40,7 @@ _EVERYTHING = Capabilities(
         b"FROM:<a@b> RET=HDRS ENVID=" + b"x" * 101,
     ),
     (
-        *_TOKENS, b"FROM:", b"<>", b"<a@b>", b" SIZE=", b"123", b" BODY=", b"7BIT", b"8BITMIME", b"BINARYMIME",
+        *TOKENS, b"FROM:", b"<>", b"<a@b>", b" SIZE=", b"123", b" BODY=", b"7BIT", b"8BITMIME", b"BINARYMIME",
         b" SMTPUTF8",
         b" RET=", b"FULL", b"HDRS", b" ENVID=", b" AUTH=", b" REQUIRETLS", b"+41", b"+0D", b"+7F", b"+C3+BC", b"+",
         b"=",

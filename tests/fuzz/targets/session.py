@@ -217,7 +217,7 @@ def check_output(output: bytes) -> None:
 
 @target(
     "smtp-session",
-    "a whole SMTP or LMTP session: wire/smtp/server.py with all below it",
+    "a whole SMTP or LMTP session: wire/smtp/server.py and server_commands.py with all below them",
     _SEEDS,
     _TOKENS,
     octets_max=4096,
