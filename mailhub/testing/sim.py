@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import re
 import sys
 import time
@@ -74,6 +75,7 @@ Exit status: 0 where nothing was found, 1 where something was, 2 for a wrong com
 @click.option("--trace", is_flag=True, help="Print every line of the trace (with --seed).")
 @click.option("--digest", is_flag=True, help="Print the digest of each trace: the same seed always has the same.")
 @click.option("--plant", "planted", type=click.Choice(tuple(PLANTS)), help="With this bug in the product.")
+@click.option("--json", "as_json", is_flag=True, help="The numbers as JSON; all else goes to standard error.")
 @click.option("--first", is_flag=True, help="End at the first seed that finds something.")
 @click.option(
     "--regressions",
@@ -87,6 +89,7 @@ def main(
     trace: bool,
     digest: bool,
     planted: str | None,
+    as_json: bool,
     first: bool,
     kept: Path | None,
 ) -> None:
@@ -102,6 +105,8 @@ def main(
     gc.freeze()
     bug = planted or ""
     if seed is not None:
+        if as_json:
+            raise click.UsageError("--json goes with --seeds")
         outcome = life(seed, bug, keep_trace=trace)
         for line in outcome.lines:
             click.echo(line)
@@ -118,30 +123,35 @@ def main(
         events += outcome.events
         acknowledged += outcome.acknowledged
         if digest:
-            click.echo(f"{outcome.seed} {outcome.digest}")
+            click.echo(f"{outcome.seed} {outcome.digest}", err=as_json)
         if outcome.violations:
             bad.append(outcome.seed)
-            _show(outcome, bug)
+            _show(outcome, bug, err=as_json)
         elif number % PROGRESS_SEEDS == 0:
-            click.echo(f"{number} seeds, {len(bad)} with violations")
+            click.echo(f"{number} seeds, {len(bad)} with violations", err=as_json)
     new = [number for number in bad if number not in known]
     if kept is not None and new:
         with kept.open("a") as file:
             file.writelines(f"{number}\n" for number in new)
-    click.echo(
-        f"{number} seeds, {len(bad)} with violations; {acknowledged} messages acknowledged, {events} events, "
-        f"{time.process_time() - begun_at:.1f} s of CPU"
-    )
+    seconds = time.process_time() - begun_at
+    if as_json:
+        numbers = {"seeds": number, "violations": len(bad), "messages": acknowledged, "events": events}
+        click.echo(json.dumps({**numbers, "cpu_seconds": round(seconds, 1), "bad_seeds": bad}))
+    else:
+        click.echo(
+            f"{number} seeds, {len(bad)} with violations; {acknowledged} messages acknowledged, {events} events, "
+            f"{seconds:.1f} s of CPU"
+        )
     sys.exit(1 if bad else 0)
 
 
-def _show(outcome: Outcome, planted: str) -> None:
+def _show(outcome: Outcome, planted: str, err: bool = False) -> None:
     if not outcome.violations:
         return
-    click.echo(f"seed {outcome.seed}, with troubles {', '.join(outcome.troubles) or 'none'}:")
+    click.echo(f"seed {outcome.seed}, with troubles {', '.join(outcome.troubles) or 'none'}:", err=err)
     for violation in outcome.violations:
-        click.echo(f"    {violation}")
-    click.echo(f"  replay: {command(outcome.seed, planted)}")
+        click.echo(f"    {violation}", err=err)
+    click.echo(f"  replay: {command(outcome.seed, planted)}", err=err)
 
 
 if __name__ == "__main__":

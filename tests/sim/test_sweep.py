@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ KEPT = Path(__file__).with_name("regressions.txt")
 SEEDS = 500
 #: Processes that share them, so that a busy machine has several things to do.
 PARTS = 5
-TWINS = 25
+TWINS = 100
 
 
 def run(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def run(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.Co
         [sys.executable, "-m", "mailhub.testing.sim", *arguments],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
         env={**os.environ, **(environ or {})},
     )
 
@@ -33,6 +34,7 @@ def test_what_once_found_something() -> None:
         assert not outcome.violations, command(outcome.seed)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_is_found_in_these_seeds(part: int) -> None:
     size = SEEDS // PARTS
@@ -41,6 +43,7 @@ def test_nothing_is_found_in_these_seeds(part: int) -> None:
     assert f"{size} seeds, 0 with violations" in ran.stdout
 
 
+@pytest.mark.timeout(600)
 def test_the_same_seed_is_the_same_history_in_every_process() -> None:
     """Equal digests, whatever the order of sets and dictionaries is; and other seeds are other histories."""
     one, two = (
@@ -63,6 +66,13 @@ def test_the_command_says_what_is_wrong_with_it() -> None:
     helped = run("--help").stdout
     assert "Examples" in helped
     assert "no-fsync" in helped
+
+
+def test_the_numbers_are_there_for_machines() -> None:
+    ran = run("--seeds", "5..6", "--plant", "null-sender", "--json")
+    numbers = json.loads(ran.stdout)
+    assert (ran.returncode, numbers["seeds"], numbers["violations"], numbers["bad_seeds"]) == (1, 2, 1, [6])
+    assert "--seed 6 --trace --plant null-sender" in ran.stderr
 
 
 def test_a_seed_that_finds_something_is_kept_and_says_how_to_replay_it(tmp_path: Path) -> None:
