@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 
 from tests.fuzz.mutation import Mutation
 from tests.fuzz.result import Result, memory_octets, peak_octets
@@ -31,7 +31,7 @@ def run(
     trial = Trial(target)
     result = Result(target.name, "own", seed)
     mutation = Mutation(target.seeds, target.tokens, target.octets_max, seed)
-    seen: set[Hashable] = set()
+    seen: set[int] = set()  # hashes: the outcomes themselves would be memory that grows
     broken: dict[str, Failure] = {}
     slow = 0
     regressions = [path.read_bytes() for path in target.regressions()]
@@ -58,8 +58,9 @@ def run(
             elif failure is None and "it does not happen again" not in broken:
                 broken["it does not happen again"] = Failure(octets, "it does not happen again", "", "")
             return
-        if came_to not in seen and len(seen) < OUTCOMES_MAX:
-            seen.add(came_to)
+        outcome = hash(came_to)
+        if outcome not in seen and len(seen) < OUTCOMES_MAX:
+            seen.add(outcome)
             mutation.keep(octets)
 
     with watched(trial):
