@@ -97,8 +97,10 @@ class HubProcess:
             database.close()
 
     def log(self) -> list[dict[str, object]]:
+        """All that is written by now; the last line may be half of one."""
         path = self.directory / "var" / "log" / "mailhub.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
 
     def must_explain_itself(self) -> None:
         """Every event has told what it must, and has a cause: asked when the hub has ended, of all that it did."""
