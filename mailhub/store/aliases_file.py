@@ -255,7 +255,7 @@ def _joined(span: Sequence[bytes]) -> bytes:
 
 def _name_of(span: Sequence[bytes]) -> str | None:
     try:
-        return parse_alias_name(_joined(span).partition(b":")[0].strip(b" \t").decode("utf-8"))
+        return parse_alias_name(_joined(span).partition(b":")[0].decode("utf-8").strip())
     except ValueError:
         return None
 

@@ -449,6 +449,7 @@ def test_targets_are_added_behind_those_that_are_there() -> None:
         (b"team: a, \xff\n", b"team: a, \xff\nteam: dave\n"),
         (b"team::\n", b"team::, dave\n"),
         (b"team:\n", b"team: dave\n"),
+        ("team\u2028: a\n".encode(), "team\u2028: a, dave\n".encode()),  # a blank of Unicode is one, too
     ],
 )
 def test_targets_are_added_to_the_entry_that_is_used(octets: bytes, extended: bytes) -> None:
