@@ -4,6 +4,8 @@ failing input is made small, kept, and replayed."""
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from mailhub.wire import header, mailboxes
 from mailhub.wire.smtp import client, content, events, grammar, remote_reply, server, stuffing
 from tests.fuzz import engine_hypothesis, engine_own
 from tests.fuzz import trial as trial_module
-from tests.fuzz.result import Result, keep, told
+from tests.fuzz.result import ROOT, Result, keep, told
 from tests.fuzz.target import REGISTRY, Target
 from tests.fuzz.trial import Failure, Trial
 
@@ -150,10 +152,21 @@ def first_failure(target: Target) -> Failure | None:
     return None
 
 
-def test_memory_that_grows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    _every_name_is_remembered(monkeypatch)
-    result = engine_own.run(REGISTRY["account-name"], 10_000)
-    assert not result.is_flat, str(result)
+_LEAK = """
+import pytest
+from tests.fuzz import engine_own, test_tester
+from tests.fuzz.target import REGISTRY
+test_tester._every_name_is_remembered(pytest.MonkeyPatch())
+result = engine_own.run(REGISTRY["account-name"], 10_000)
+print(result)
+raise SystemExit(0 if result.is_flat else 3)
+"""
+
+
+def test_memory_that_grows_is_noticed() -> None:
+    """In a process of its own: one that has run many tests has much memory that it can take before it grows."""
+    done = subprocess.run([sys.executable, "-c", _LEAK], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 3, done.stdout + done.stderr
 
 
 def test_hypothesis_finds_a_planted_bug_too(monkeypatch: pytest.MonkeyPatch) -> None:
