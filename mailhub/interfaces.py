@@ -54,6 +54,20 @@ class IWorkers(IExecutor):
         """Finish what was asked for; ask for nothing more."""
 
 
+class ISiblings(Interface):
+    """The other worker processes of this hub, if it has several.
+
+    What they are told makes them know sooner what matters to all: it may be lost when a worker dies or is slow, and so
+    nothing may depend on it that must not be lost.
+    """
+
+    def tell(topic: str, news: Sequence[object]) -> None:
+        """Have every sibling hear this, in a moment and in the order of telling.  `news` are values of JSON."""
+
+    def hear(topic: str, heard: Callable[[Sequence[object]], None]) -> None:
+        """Have `heard` called with what siblings tell of this topic."""
+
+
 class IFile(Interface):
     """A file opened by IDisk.  Every method is blocking and raises OSError."""
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from mailhub.app.config_errors import ConfigError, Key, Problem, dotted, line_of, lines, mistakes_in, undotted
 from mailhub.app.config_values import (
@@ -41,6 +41,7 @@ from mailhub.app.config_values import (
     resolve,
 )
 from mailhub.app.contradictions import contradictions
+from mailhub.app.worker import WORKERS_MAX
 from mailhub.queue.tls_policy import TlsLevel
 
 #: A configuration is small; a file beyond this is something else.
@@ -413,12 +414,6 @@ class Plugins(Section):
     )
 
 
-def _workers(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
-        raise ValueError("expected 1: this release runs in one process, more are not built yet")
-    return value
-
-
 class Config(Section):
     """Everything that a postmaster decides.  Made by `load` and `parse` only."""
 
@@ -428,8 +423,11 @@ class Config(Section):
     data: FilePath = setting(
         REQUIRED, told="Directory of the queue, the mail and all else that is written at run time."
     )
-    workers: Annotated[int, BeforeValidator(_workers)] = setting(
-        1, ge=1, told="Processes that do the work.  For now there is one."
+    workers: int = setting(
+        1,
+        ge=1,
+        le=WORKERS_MAX,
+        told="Processes that do the work.  One is enough for most; more than there are processors are of no use.",
     )
     user: str | None = setting(
         None, min_length=1, told="User to become once the ports are bound.  Absent: stay who we are."
@@ -451,6 +449,7 @@ class Config(Section):
     plugins: Plugins = section()
 
     _file: Path = PrivateAttr()
+    _own_directory: Path | None = PrivateAttr(None)
     _lines: Mapping[Key, int] = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
@@ -502,9 +501,20 @@ class Config(Section):
         return self.data / "srs-keys"
 
     @property
+    def own_directory(self) -> Path:
+        """What no other process uses is kept here: the data directory, unless this is one of several workers."""
+        return self.data if self._own_directory is None else self._own_directory
+
+    def with_own_directory(self, directory: Path) -> Config:
+        """The same configuration for a process that keeps its own things there."""
+        changed = self.model_copy()
+        changed._own_directory = directory
+        return changed
+
+    @property
     def spool_directory(self) -> Path:
         """Where the queue database and large content are kept."""
-        return self.data / "spool"
+        return self.own_directory / "spool"
 
 
 def load(path: str | Path) -> Config:

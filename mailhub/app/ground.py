@@ -16,10 +16,11 @@ from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery, discover
 from mailhub.app.history import database, redaction
 from mailhub.app.privileges import Person, acting_as
+from mailhub.app.siblings import NoSiblings
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
-from mailhub.interfaces import IDisk, IKeyValueStore, ISpool, IWorkers
+from mailhub.interfaces import IDisk, IKeyValueStore, ISiblings, ISpool, IWorkers
 from mailhub.net import self_signed
 from mailhub.net.client_tls import ClientTls
 from mailhub.net.descriptors import Descriptors, raise_limit
@@ -49,6 +50,10 @@ class Ground:
 
     #: How often mail is looked for that programs of this host have left without telling us.
     maildrop_poll_seconds: float = maildrop.POLL_SECONDS
+
+    def siblings(self) -> ISiblings:
+        """The other workers of the same hub."""
+        return NoSiblings()
 
     def chance(self) -> random.Random:
         """Randomness that nobody can guess."""

@@ -22,7 +22,7 @@ from mailhub.deliver.smtp import Outside, SmtpDeliverer
 from mailhub.dns.names import PeerNames
 from mailhub.dns.resolver import Resolver
 from mailhub.history.log import HistoryLog
-from mailhub.interfaces import IAccounts, IDisk, ISpool, IWorkers
+from mailhub.interfaces import IAccounts, IDisk, ISiblings, ISpool, IWorkers
 from mailhub.net.descriptors import Descriptors
 from mailhub.net.doorkeeper import Doorkeeper
 from mailhub.net.tls import CertificateStore
@@ -47,6 +47,7 @@ class House:
     plugins: Callable[[Config], Discovery]
     reactor: Any
     chance: random.Random
+    siblings: ISiblings
     executor: IWorkers
     hashing: IWorkers
     disk: IDisk
@@ -100,6 +101,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         plugins=ground.plugins,
         reactor=reactor,
         chance=chance,
+        siblings=ground.siblings(),
         executor=executor,
         hashing=hashing,
         disk=disk,
@@ -143,7 +145,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
 
 def _make_places(config: Config, disk: IDisk, person: Person | None) -> None:
     """What must be there before we are somebody who may not make it."""
-    for directory in (config.data, config.log.file.parent, config.history.file.parent):
+    for directory in (config.data, config.own_directory, config.log.file.parent, config.history.file.parent):
         make_directory_for(person, directory, disk)
     make_file_for(person, config.log.file)
 

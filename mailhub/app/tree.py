@@ -23,7 +23,7 @@ from mailhub.app import renewal
 from mailhub.app.clock_steps import bring_forward
 from mailhub.app.config import Config, load
 from mailhub.app.config_errors import ConfigError
-from mailhub.app.control import ControlError, ControlService
+from mailhub.app.control import Answers, ControlError, ControlService
 from mailhub.app.control_path import NAME as CONTROL
 from mailhub.app.control_queue import QueueDesk
 from mailhub.app.ground import REAL, Ground
@@ -32,6 +32,7 @@ from mailhub.app.maildrop import MaildropService
 from mailhub.app.notify import Notifier
 from mailhub.app.privileges import Person, PrivilegeError, Privileges, acting_as, must_run_here
 from mailhub.app.reload import restart_needed, taken_over
+from mailhub.app.worker import ALONE, Worker
 from mailhub.dsn.notifier import Notifier as DsnNotifier
 from mailhub.interfaces import IDeliverer, SpoolError
 from mailhub.model import Lmtp, Local, Route, Smtp
@@ -81,15 +82,20 @@ class Hub(MultiService):
         environ: Mapping[str, str],
         launcher: Launcher,
         ground: Ground = REAL,
+        worker: Worker = ALONE,
+        inherited: Mapping[tuple[str, str], int] | None = None,
     ) -> None:
-        """`chosen` are the roles to run, `ground` is the world that they touch.
+        """`chosen` are the roles to run, `ground` is the world that they touch.  As one of several workers it takes its
+        share of `config`, which is the whole hub's, and listens on `inherited` sockets.
 
         Raises ConfigError for policies that are wrong, else StartError.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.setName("mailhub")  # type: ignore[no-untyped-call]
         #: What is in effect; keys that need a restart keep their values.
-        self.config = config
+        self.config = config = worker.config(config)
+        self._worker = worker
+        self._inherited = {} if inherited is None else inherited
         self._reactor = reactor
         self._chosen = frozenset(chosen)
         self._launcher = launcher
@@ -133,8 +139,11 @@ class Hub(MultiService):
         yield Step("spool", house.spool.open, house.spool.close)  # early: its lock tells a second hub from the first
         yield Step("policy memory", house.memory.open, house.memory.close)
         yield Step("resolver", lambda: None, house.resolver.close)
-        dropped = self._make_maildrop()
-        yield dropped  # before the queue runs: by what waits there it knows what it has taken already
+        answers: dict[str, Answers] = {}
+        if self._worker.number == 1:
+            dropped = self._make_maildrop()
+            answers.update(dropped.answers)
+            yield dropped  # before the queue runs: by what waits there it knows what it has taken already
         dsn = self._make_dsn()
         if deliverers := self._make_deliverers():
             self.runner = self._make_runner(dsn, deliverers)
@@ -148,7 +157,8 @@ class Hub(MultiService):
         try_again = house.relay.unreachable.forget
         steering = Steering(house.spool, house.reactor, house.history, dsn.tell, try_again)
         desk = QueueDesk(house.spool, steering, house.executor)
-        yield ControlService(self.config.data / CONTROL, house.reactor, {**desk.answers, **dropped.answers})
+        answers.update(desk.answers)
+        yield ControlService(self.config.own_directory / CONTROL, house.reactor, answers)
         yield self._notifier
 
     def _watch_clock(self) -> None:
@@ -225,6 +235,8 @@ class Hub(MultiService):
             config.limits.backlog,
             config.limits.drain_seconds,
             None if person is None else (person.uid, person.gid),
+            self._inherited,
+            self._worker.session_mark,
         )
         offer = renewal.offer(config)
         made = {
@@ -270,7 +282,8 @@ class Hub(MultiService):
                 self._launcher.failed("stopped before it was started")
                 return
         running = self._running_roles()
-        self.house.history.record("started", roles=running, pid=os.getpid())
+        which: dict[str, Any] = {} if self._worker == ALONE else {"worker": self._worker.number}
+        self.house.history.record("started", roles=running, pid=os.getpid(), **which)
         self._is_ready = True
         self._launcher.started()
         self._notifier.ready(f"roles: {', '.join(running)}")
@@ -308,7 +321,7 @@ class Hub(MultiService):
         try:
             self.house.history.reopen()
             self.house.certificates.reload()
-            self._take_over(load(self.config.source))
+            self._take_over(self._worker.config(load(self.config.source)))
         except ConfigError as error:
             self.log.error("configuration not taken, the old one still holds:\n{problems}", problems=str(error))
         except Exception:

@@ -17,11 +17,12 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
+from twisted.internet import unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import serverFromString
@@ -96,7 +97,8 @@ class Listener(Service):
     """Listens on every endpoint for one role; the protocols are built by `factory`.
 
     `backlog` is for endpoints that name none.  `descriptors` is shared with the Doorkeeper that answers 421 4.3.2.
-    `owner` (uid, gid) gets the UNIX sockets that we make as root.
+    `owner` (uid, gid) gets the UNIX sockets that we make as root.  `inherited` are descriptors of sockets that another
+    process has bound, by role and endpoint: those are listened on in its company, and stay bound when we go.
     """
 
     def __init__(
@@ -109,9 +111,11 @@ class Listener(Service):
         backlog: int = BACKLOG,
         descriptors: Descriptors | None = None,
         owner: tuple[int, int] | None = None,
+        inherited: Mapping[tuple[str, str], int] | None = None,
         log: Logger | None = None,
     ) -> None:
         self.role = role
+        self._inherited = {} if inherited is None else inherited
         self._reactor = reactor
         self._endpoints = tuple(endpoints)
         self._backlog = backlog
@@ -158,6 +162,15 @@ class Listener(Service):
         return self._close()
 
     @property
+    def descriptors(self) -> dict[tuple[str, str], int]:
+        """The sockets that are bound, by role and endpoint, as another process may inherit them."""
+        return {
+            (self.role, description): port.fileno()  # type: ignore[no-untyped-call]
+            for description, port in zip(self._endpoints, self._ports, strict=True)
+            if isinstance(port, FileDescriptor)
+        }
+
+    @property
     def addresses(self) -> tuple[IAddress, ...]:
         """What is bound, in the order of the endpoints, with the port numbers that the kernel chose for port 0."""
         return tuple(port.getHost() for port in self._ports)
@@ -180,7 +193,10 @@ class Listener(Service):
     def _bind(self, description: str) -> IListeningPort:
         try:
             endpoint = Endpoint.parse(description)
-            if endpoint.is_all_of_ipv6 and IReactorSocket.providedBy(self._reactor):
+            descriptor = self._inherited.get((self.role, description))
+            if descriptor is not None:
+                port = self._adopt(descriptor)
+            elif endpoint.is_all_of_ipv6 and IReactorSocket.providedBy(self._reactor):
                 port = self._bind_ipv6(endpoint)
             else:
                 text = self._complete(endpoint, description)
@@ -196,9 +212,27 @@ class Listener(Service):
             port.stopReading()  # type: ignore[no-untyped-call] # until startService
         _set_no_delay(port)
         make_prompt(port)
-        if endpoint.kind == "unix" and self._owner is not None and os.geteuid() == 0:
+        if endpoint.kind == "unix" and descriptor is None and self._owner is not None and os.geteuid() == 0:
             os.chown(endpoint.place, *self._owner, follow_symlinks=False)
         return port
+
+    def _adopt(self, descriptor: int) -> IListeningPort:
+        with socket.socket(fileno=os.dup(descriptor)) as listening:
+            family = listening.family
+        if family != socket.AF_UNIX:
+            port: IListeningPort = self._reactor.adoptStreamPort(descriptor, family, self._gate)
+            return port
+        # What the reactor makes of it would open the socket to everybody, and remove it when this process goes.
+        # Twisted does neither to a name outside of the file system, and asks the socket itself for what is told.
+        adopted: Any = unix.Port._fromListeningDescriptor(  # type: ignore[no-untyped-call]
+            self._reactor, descriptor, self._gate
+        )
+        adopted._bindPath = b"\0" + adopted._bindPath
+        adopted._shouldShutdown = False
+        adopted.backlog = self._backlog
+        adopted.startListening()
+        inherited: IListeningPort = adopted
+        return inherited
 
     def _complete(self, endpoint: Endpoint, description: str) -> str:
         """The description with our defaults in place of Twisted's."""

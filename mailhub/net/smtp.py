@@ -352,7 +352,8 @@ class SmtpFactory(ServerFactory):
     """The sessions of one role on one kind of port.
 
     `reception` and `manners` may be replaced at any time: sessions that begin later use the new ones.  `name` tells
-    this kind of port from the others of the hub, and so its sessions from theirs; without it, it is the role.
+    this kind of port from the others of the hub, and so its sessions from theirs; without it, it is the role.  So does
+    `mark` for other processes of the hub.
     """
 
     protocol = SmtpProtocol  # type: ignore[assignment]
@@ -369,8 +370,10 @@ class SmtpFactory(ServerFactory):
         tls: CertificateStore | None = None,
         implicit_tls: bool = False,
         name: str | None = None,
+        mark: str = "",
     ) -> None:
         self.name = reception.role if name is None else name
+        self.mark = mark
         self.reception = reception
         self.manners = manners
         self.doorkeeper = doorkeeper
@@ -387,7 +390,8 @@ class SmtpFactory(ServerFactory):
         """A new session value for a connection between these two ends."""
         clock = self.reception.clock
         number = next(self._numbers)
-        return Session(f"{self.name}-{int(clock.seconds()):x}-{number:x}", self.reception.role, ends(peer, host))
+        session_id = f"{self.name}-{int(clock.seconds()):x}-{self.mark}{number:x}"
+        return Session(session_id, self.reception.role, ends(peer, host))
 
     def joined(self, session: SmtpProtocol) -> None:
         """A connection is made; from the first to the last of them the clock is looked at."""

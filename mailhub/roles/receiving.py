@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Edge:
-    """What all listening roles share.  `owner` (uid, gid) gets the UNIX sockets that are made as root."""
+    """What all listening roles share.  `owner` (uid, gid) gets the UNIX sockets that are made as root.
+
+    `inherited` are descriptors of sockets that listen already, by the name of the door and the endpoint; `session_mark`
+    tells the sessions of this process from those of others.
+    """
 
     reactor: Any
     doorkeeper: Doorkeeper
@@ -32,6 +36,8 @@ class Edge:
     backlog: int = BACKLOG
     drain_seconds: float = 20.0
     owner: tuple[int, int] | None = None
+    inherited: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    session_mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,15 @@ class ReceivingRole(MultiService):
         for door in doors:
             if not door.endpoints:
                 continue
-            factory = SmtpFactory(reception, manners, edge.doorkeeper, edge.certificates, door.implicit_tls, door.name)
+            factory = SmtpFactory(
+                reception,
+                manners,
+                edge.doorkeeper,
+                edge.certificates,
+                door.implicit_tls,
+                door.name,
+                edge.session_mark,
+            )
             listener = Listener(
                 edge.reactor,
                 door.name,
@@ -81,6 +95,7 @@ class ReceivingRole(MultiService):
                 backlog=edge.backlog,
                 descriptors=edge.descriptors,
                 owner=edge.owner,
+                inherited=edge.inherited,
             )
             self.factories.append(factory)
             self.listeners.append(listener)

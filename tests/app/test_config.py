@@ -229,7 +229,7 @@ def test_a_next_hop_is_read_and_written(text: str, hop: NextHop) -> None:
         ("[limits]\nxyzzy = 1", "limits.xyzzy", "known here: message_octets, recipients"),
         ("[msa.caps]\nmessages_per_minute = 1", "msa.caps.messages_per_minute", 'did you mean "messages_per_hour"?'),
         # types
-        ("workers = 2", "workers", "expected 1"),
+        ("workers = 65", "workers", "expected at most 64; got 65"),
         ("workers = 0", "workers", "expected at least 1; got 0"),
         ("workers = true", "workers", "expected a whole number; got true"),
         ("user = 5", "user", "expected a string in quotes; got 5"),
