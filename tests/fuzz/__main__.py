@@ -6,12 +6,13 @@ import argparse
 import ast
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import tests.fuzz.targets  # noqa: F401
-from tests.fuzz import engine_atheris, engine_hypothesis, engine_own
+from tests.fuzz import engine_atheris
 from tests.fuzz.result import Result, circumstances, keep, told
+from tests.fuzz.runs import Wanted, run_all
 from tests.fuzz.target import REGISTRY, Target
 from tests.fuzz.trial import Trial
 
@@ -22,6 +23,7 @@ examples:
   python -m tests.fuzz --list                               what there is to fuzz
   python -m tests.fuzz --target mail --inputs 1000000       one target, longer
   python -m tests.fuzz --target mail --target srs --seconds 60 --seed 7
+  python -m tests.fuzz --inputs 1000000 --jobs 2            every target, longer, on two processors
   python -m tests.fuzz --inputs 0                           the inputs that are known, and no others
   python -m tests.fuzz --inputs 1000000 --json > fuzz.json  for a report
   python -m tests.fuzz --target mail --replay "b'FROM:<a@b>'"
@@ -46,6 +48,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the targets and what they are about")
     parser.add_argument("--inputs", type=int, metavar="N", help="how many for each target (default: as in `make test`)")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop each target after so long (own engine)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="targets at once, each in its own process")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed makes other inputs (default: 0)")
     parser.add_argument(
         "--engine",
@@ -64,6 +67,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"there is no target {', '.join(unknown)}; --list names them")
     if given.replay is not None and len(given.target or ()) != 1:
         parser.error("--replay needs one --target")
+    if given.jobs < 1:
+        parser.error("--jobs is at least 1")
     if given.inputs is not None and given.inputs < 0:
         parser.error("--inputs is not negative")
     if given.engine == "atheris" and not engine_atheris.is_there():
@@ -84,9 +89,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.replay is not None:
         return _replay(chosen[0], given.replay)
     results = []
-    for each in chosen:
-        results.append(_run(each, given))
-        _tell(results[-1], keeps=not given.no_keep)
+    for result in run_all(chosen, Wanted(given.inputs, given.seconds, given.seed, given.engine), given.jobs):
+        results.append(result)
+        _tell(result, keeps=not given.no_keep)
     if given.json:
         kept = {**circumstances(), "results": [result.as_json() for result in results]}
         print(json.dumps(kept, indent=2))
@@ -94,28 +99,6 @@ def main(words: Sequence[str] | None = None) -> int:
     inputs = sum(result.inputs for result in results)
     print(f"{inputs:,} inputs, {len(results)} targets, bad: {', '.join(bad) or 'none'}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def _run(target: Target, given: argparse.Namespace) -> Result:
-    inputs = given.inputs
-    if inputs is None:
-        inputs = target.ci_inputs if given.seconds is None else sys.maxsize
-    if given.engine == "atheris":
-        return engine_atheris.run(target, inputs, given.seed)
-    if given.engine == "hypothesis":
-        return engine_hypothesis.run(target, inputs, given.seed)
-    return engine_own.run(target, inputs, given.seed, given.seconds, _progress(target.name))
-
-
-def _progress(name: str) -> Callable[[int, int], None] | None:
-    """A line that is written over, where a person looks."""
-    if not sys.stderr.isatty():
-        return None
-
-    def tell(inputs: int, unhandled: int) -> None:
-        print(f"\r{name}: {inputs:,} inputs, {unhandled} unhandled ", end="", file=sys.stderr, flush=True)
-
-    return tell
 
 
 def _tell(result: Result, keeps: bool) -> None:

@@ -6,12 +6,14 @@ for its exit status to say: 0 yes, 1 no, 2 it cannot be tried on this machine.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PROCESSORS = str(len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ PARTS = {
         Part(
             "fuzzing",
             "1,000,000 inputs for each parser",
-            lambda scale: ("tests.fuzz", "--inputs", _count(1_000_000, scale), "--json"),
+            lambda scale: ("tests.fuzz", "--inputs", _count(1_000_000, scale), "--jobs", PROCESSORS, "--json"),
             240,
             ("tests/fuzz",),
         ),
