@@ -125,9 +125,11 @@ class Ground:
             horizon_seconds=horizon_seconds,
         )
 
-    def memory(self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers) -> PolicyMemory:
-        """What policies remember."""
-        return KeyValueFile(str(config.data / "policy-memory.db"), clock, disk, workers)
+    def memory(
+        self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers, siblings: ISiblings | None
+    ) -> PolicyMemory:
+        """What policies remember, and tell `siblings` of if there are any."""
+        return KeyValueFile(str(config.data / "policy-memory.db"), clock, disk, workers, siblings=siblings)
 
     def resolver(self, config: Config, reactor: Any, chance: random.Random) -> Resolver:
         """Who answers questions about names."""

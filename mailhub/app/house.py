@@ -16,6 +16,7 @@ from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery
 from mailhub.app.ground import REAL, Ground, PolicyMemory
 from mailhub.app.privileges import Person, acting_as, make_directory_for, make_file_for
+from mailhub.app.siblings import NoSiblings
 from mailhub.deliver.connections import Connections
 from mailhub.deliver.maildir import MaildirDeliverer
 from mailhub.deliver.smtp import Outside, SmtpDeliverer
@@ -77,6 +78,8 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
     Raises CertificateError and OSError: what must be read while we may still be root is read here.
     """
     chance = ground.chance()
+    siblings = ground.siblings()
+    others = None if isinstance(siblings, NoSiblings) else siblings  # whoever is alone does nothing for others
     disk = ground.disk()
     executor = ground.workers(reactor, THREADS_MAX, "mailhub-work")
     hashing = ground.workers(reactor, config.accounts.hash_threads, "mailhub-hash")
@@ -101,7 +104,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         plugins=ground.plugins,
         reactor=reactor,
         chance=chance,
-        siblings=ground.siblings(),
+        siblings=siblings,
         executor=executor,
         hashing=hashing,
         disk=disk,
@@ -111,7 +114,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         accounts=files if srs is None else SrsAccounts(files, srs),
         mailboxes=mailboxes,
         maildir=MaildirDeliverer(mailboxes, executor, reactor),
-        memory=ground.memory(config, reactor, disk, executor),
+        memory=ground.memory(config, reactor, disk, executor, others),
         resolver=resolver,
         names=PeerNames(resolver, reactor),
         certificates=ground.certificates(config, reactor, person),

@@ -18,11 +18,12 @@ from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.line import Event
 from mailhub.history.log import HistoryLog
-from mailhub.interfaces import IDisk, IKeyValueStore, ISpool, IWorkers
+from mailhub.interfaces import IDisk, ISiblings, ISpool, IWorkers
 from mailhub.net.client_tls import ClientTls
 from mailhub.net.descriptors import Descriptors
 from mailhub.net.tls import CertificateStore
 from mailhub.store.keyvalue import FLUSH_SECONDS, KEYS_MAX, NAMESPACE_OCTETS_MAX, Changes, Namespace
+from mailhub.store.keyvalue_news import MemoryNews
 from mailhub.testing.internet import Host
 from mailhub.testing.simulated_disk import SimulatedDisk
 from mailhub.testing.spool import Shelf, SimulatedSpool
@@ -88,22 +89,28 @@ class _Noted(Changes):
 class SimulatedMemory:
     """What policies remember: durable FLUSH_SECONDS later, as the real one."""
 
-    def __init__(self, host: Host, kept: dict[tuple[str, str], tuple[bytes, float]]) -> None:
+    def __init__(
+        self, host: Host, kept: dict[tuple[str, str], tuple[bytes, float]], siblings: ISiblings | None
+    ) -> None:
         self._host = host
         self._kept = kept
         self._changes = _Noted(self._arrange)
         self._namespaces: dict[str, Namespace] = {}
         self._timer: Any = None
+        self._news = None if siblings is None else MemoryNews(host, siblings, self.namespace)
 
-    def namespace(self, name: str) -> IKeyValueStore:
+    def namespace(self, name: str) -> Namespace:
         if name not in self._namespaces:
-            self._namespaces[name] = Namespace(name, self._host, self._changes, KEYS_MAX, NAMESPACE_OCTETS_MAX)
+            self._namespaces[name] = Namespace(
+                name, self._host, self._changes, KEYS_MAX, NAMESPACE_OCTETS_MAX, self._news
+            )
         return self._namespaces[name]
 
     async def open(self) -> None:
         for (name, key), (value, expires_at) in self._kept.items():
-            self.namespace(name)
-            self._namespaces[name].remember(key, value, expires_at)
+            self.namespace(name).remember(key, value, expires_at)
+        if self._news is not None:
+            self._news.begin()
 
     async def close(self) -> None:
         if self._timer is not None:
@@ -200,8 +207,10 @@ class SimulatedGround(Ground):
         self.simulated_spool = SimulatedSpool(reactor, chance, self._shelf, horizon_seconds)
         return self.simulated_spool
 
-    def memory(self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers) -> SimulatedMemory:
-        return SimulatedMemory(self._host, self._kept)
+    def memory(
+        self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers, siblings: ISiblings | None
+    ) -> SimulatedMemory:
+        return SimulatedMemory(self._host, self._kept, siblings)
 
     def resolver(self, config: Config, reactor: Any, chance: random.Random) -> Resolver:
         return Resolver(
