@@ -125,7 +125,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
             trusted=config.lmtp.trusted,
             descriptors=descriptors,
         ),
-        throttle=_throttle(config, reactor),
+        throttle=_throttle(config, reactor, others),
         schedule=schedule,
         limits=limits,
         outside=outbound.outside_router(config, resolver, chance, reactor, ground.own_addresses(reactor), (), history),
@@ -179,6 +179,6 @@ def _unreachable(config: Config, reactor: Any, chance: random.Random) -> Unreach
     )
 
 
-def _throttle(config: Config, reactor: Any) -> Throttle:
+def _throttle(config: Config, reactor: Any, siblings: ISiblings | None) -> Throttle:
     throttle = config.msa.throttle
-    return Throttle(reactor, throttle.failures_per_address, throttle.failures_per_account, throttle.window)
+    return Throttle(reactor, throttle.failures_per_address, throttle.failures_per_account, throttle.window, siblings)

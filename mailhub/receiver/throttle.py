@@ -3,14 +3,20 @@
 Failed logins are counted for the client's network and for the login that it tried, whether that login exists or not.
 Who is over a limit is turned away before any password is looked at.  One thing is exempt from the count of a login: a
 network from which that login has been proven lately, so that its owner gets in while somebody else is guessing.
+
+Workers of one hub tell each other what they count, a moment later: the limits are the hub's, and who has proven a login
+to one of them has proven it to all.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
+
+from mailhub.interfaces import ISiblings
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -20,6 +26,7 @@ ENTRIES_MAX = 50_000
 #: How long a proven pair of login and network is exempt, in seconds.
 PROVEN_SECONDS = 30 * 86400.0
 IPV6_PREFIX = 64
+TOPIC = "logins"
 
 
 def network_of(ip: str) -> str:
@@ -64,6 +71,7 @@ class Throttle:
     per_address_max: int = 20
     per_login_max: int = 50
     window_seconds: float = 900.0
+    siblings: ISiblings | None = None
     _addresses: _Counts = field(init=False)
     _logins: _Counts = field(init=False)
     _proven: _Counts = field(init=False)
@@ -72,6 +80,8 @@ class Throttle:
         self._addresses = _Counts(self.clock, self.window_seconds)
         self._logins = _Counts(self.clock, self.window_seconds)
         self._proven = _Counts(self.clock, PROVEN_SECONDS)
+        if self.siblings is not None:
+            self.siblings.hear(TOPIC, self._heard)
 
     def turns_away(self, ip: str, login: str | None = None) -> bool:
         """Whether a login from this address, or of this login from there, is refused unseen."""
@@ -85,15 +95,35 @@ class Throttle:
     def failed(self, ip: str, login: str) -> None:
         """A login was refused."""
         network = network_of(ip)
-        self._addresses.add(network)
-        if not self._proven.get(_pair(login, network)):
-            self._logins.add(_key(login))
+        counted = None if self._proven.get(_pair(login, network)) else _key(login)
+        self._count(network, counted)
+        if self.siblings is not None:
+            self.siblings.tell(TOPIC, ("failed", network, counted))
 
     def succeeded(self, ip: str, login: str) -> None:
         """A login was proven.  The address's failures stay counted: one's own account is no licence to guess."""
         pair = _pair(login, network_of(ip))
+        self._prove(pair)
+        if self.siblings is not None:
+            self.siblings.tell(TOPIC, ("proven", pair))
+
+    def _count(self, network: str, login: str | None) -> None:
+        self._addresses.add(network)
+        if login is not None:
+            self._logins.add(login)
+
+    def _prove(self, pair: str) -> None:
         self._proven.forget(pair)
         self._proven.add(pair)
+
+    def _heard(self, news: Sequence[object]) -> None:
+        match news:
+            case ["failed", str(network), str() | None as login]:
+                self._count(network, login)
+            case ["proven", str(pair)]:
+                self._prove(pair)
+            case _:
+                raise ValueError("expected a failure or a proof")
 
 
 def _key(login: str) -> str:
