@@ -26,6 +26,7 @@ from mailhub.history.log import HistoryLog
 from mailhub.interfaces import IAccounts, IDisk, ISiblings, ISpool, IWorkers
 from mailhub.net.descriptors import Descriptors
 from mailhub.net.doorkeeper import Doorkeeper
+from mailhub.net.doorkeeper_siblings import MARK_OCTETS, SharedDoorkeeper
 from mailhub.net.tls import CertificateStore
 from mailhub.queue.limits import Limits as DestinationLimits
 from mailhub.queue.outside import OutsideRouter
@@ -119,12 +120,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         names=PeerNames(resolver, reactor),
         certificates=ground.certificates(config, reactor, person),
         descriptors=descriptors,
-        doorkeeper=Doorkeeper(
-            config.limits.sessions,
-            config.limits.sessions_per_address,
-            trusted=config.lmtp.trusted,
-            descriptors=descriptors,
-        ),
+        doorkeeper=_doorkeeper(config, reactor, descriptors, chance, others),
         throttle=_throttle(config, reactor, others),
         schedule=schedule,
         limits=limits,
@@ -176,6 +172,23 @@ def _unreachable(config: Config, reactor: Any, chance: random.Random) -> Unreach
         chance,
         probe_seconds_min=min(PROBE_SECONDS_MIN, *waits),
         probe_seconds_max=min(PROBE_SECONDS_MAX, max(waits)),
+    )
+
+
+def _doorkeeper(
+    config: Config, reactor: Any, descriptors: Descriptors, chance: random.Random, siblings: ISiblings | None
+) -> Doorkeeper:
+    limits, trusted = config.limits, config.lmtp.trusted
+    if siblings is None:
+        return Doorkeeper(limits.sessions, limits.sessions_per_address, trusted, descriptors)
+    return SharedDoorkeeper(
+        limits.sessions,
+        limits.sessions_per_address,
+        trusted,
+        descriptors,
+        clock=reactor,
+        siblings=siblings,
+        mark=chance.randbytes(MARK_OCTETS).hex(),
     )
 
 

@@ -2,7 +2,8 @@
 
 The rule: workers share what is made to be shared (ports, accounts, mailboxes, the log file, what policies remember) and
 have all else for themselves, so that none waits for another on the way of a message: each has a queue, a control socket
-and a history database.  A limit of the configuration holds for the hub, so each worker has its share of it.
+and a history database.  A limit of the configuration holds for the hub: each worker has its share of it, or hears from
+its siblings what they count, as it does for what one client may do.
 
 The first worker's places are those of a hub without workers: the number of workers may change at any start.
 """
@@ -52,12 +53,7 @@ class Worker:
         """The configuration of the hub, as it is for this worker."""
         if self == ALONE:
             return hub
-        limits = hub.limits.model_copy(
-            update={
-                "sessions": self.share(hub.limits.sessions),
-                "sessions_per_address": self.share(hub.limits.sessions_per_address),
-            }
-        )
+        limits = hub.limits.model_copy(update={"sessions": self.share(hub.limits.sessions)})
         whole = hub.outbound.limits
         outbound = whole.model_copy(
             update={

@@ -42,6 +42,8 @@ class Doorkeeper:
         self.sessions = 0
         self._descriptors = descriptors
         self._by_source: dict[str | bytes, int] = {}
+        #: Sessions of other workers; see doorkeeper_siblings.
+        self._elsewhere: dict[str | bytes, int] = {}
 
     def admit(self, ip: str) -> Reply | None:
         """None counts the session, and `release(ip)` must be called once when it ends; a 421 does not count it.
@@ -52,7 +54,7 @@ class Doorkeeper:
             return TOO_MANY
         source = source_of(ip)
         count = self._by_source.get(source, 0)
-        if count >= self.sessions_per_address_max and not self._is_trusted(ip):
+        if count + self._elsewhere.get(source, 0) >= self.sessions_per_address_max and not self._is_trusted(ip):
             return TOO_MANY_FROM_ONE
         self._by_source[source] = count + 1
         self.sessions += 1
@@ -75,7 +77,8 @@ class Doorkeeper:
 
     def sessions_from(self, ip: str) -> int:
         """How many sessions there are from the address, or the /64, of this peer."""
-        return self._by_source.get(source_of(ip), 0)
+        source = source_of(ip)
+        return self._by_source.get(source, 0) + self._elsewhere.get(source, 0)
 
     def _is_trusted(self, ip: str) -> bool:
         if ip == "unix":
