@@ -137,6 +137,8 @@ def test_what_is_too_large_is_refused(bench: Bench) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - Python's own
         memory.put("\ud800", b"x", 10)
     memory.put("word", b"x", 10)
+    with pytest.raises(ValueError, match="octets"):
+        memory.put("word", b"x" * (keyvalue.VALUE_OCTETS_MAX + 1), 10)
     with pytest.raises(ValueError):  # noqa: PT011 - Python's own
         memory.increment("word", 1, 10)
     assert list(memory.keys()) == ["word"]
