@@ -8,7 +8,7 @@ import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mailhub.app.control_path import NAME, socket_path
 
@@ -22,8 +22,45 @@ class NoAnswer(Exception):
     """The hub cannot be asked; the text says why and what can be done."""
 
 
+class NotRunning(NoAnswer):
+    """Nobody listens there."""
+
+
 class Refused(Exception):
     """The hub says no; the text is its own."""
+
+
+class Request:
+    """A request to the process that keeps its control socket in `directory`, sent when this is made.  It ends with
+    `with`.
+
+    Raises NoAnswer.
+    """
+
+    def __init__(self, directory: Path, do: str, seconds_max: float = ANSWER_SECONDS_MAX, **request: Any) -> None:
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._connection.settimeout(seconds_max)
+            _connect(self._connection, directory)
+            self._connection.sendall(json.dumps({"do": do, **request}).encode("ascii") + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the hub has said why, and closed
+        except TimeoutError:
+            self._connection.close()
+            raise NoAnswer("the hub does not answer; is it overloaded?") from None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self._connection.close()
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """As they come; the last has the key "done".  Raises NoAnswer and Refused."""
+        return _answers(self._connection)
 
 
 def ask(data: Path, do: str, seconds_max: float = ANSWER_SECONDS_MAX, **request: Any) -> Iterator[dict[str, Any]]:
@@ -31,16 +68,8 @@ def ask(data: Path, do: str, seconds_max: float = ANSWER_SECONDS_MAX, **request:
 
     Raises NoAnswer, also when the hub ends in the middle, and Refused.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(seconds_max)
-        _connect(connection, data)
-        try:
-            connection.sendall(json.dumps({"do": do, **request}).encode("ascii") + b"\n")
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the hub has said why, and closed
-        except TimeoutError:
-            raise NoAnswer("the hub does not answer; is it overloaded?") from None
-        yield from _answers(connection)
+    with Request(data, do, seconds_max, **request) as sent:
+        yield from sent.answers()
 
 
 def _answers(connection: socket.socket) -> Iterator[dict[str, Any]]:
@@ -69,9 +98,9 @@ def _connect(connection: socket.socket, data: Path) -> None:
             connection.connect(name)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         database = data / "spool" / "queue.db"
-        raise NoAnswer(f"no hub runs on this data directory ({data}): start it, or look with sqlite3 {database}") from (
-            None
-        )
+        raise NotRunning(
+            f"no hub runs on this data directory ({data}): start it, or look with sqlite3 {database}"
+        ) from None
     except PermissionError:
         me, owner = _user_name(os.geteuid()), _owner(path)
         raise NoAnswer(f"user {me} may not ask the hub at {path}: do it as root, or sudo -u {owner}") from None

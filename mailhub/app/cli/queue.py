@@ -10,14 +10,14 @@ import sys
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from mailhub.app import units
 from mailhub.app.cli import config_option, json_option, load_config
-from mailhub.app.cli.control_client import NoAnswer, Refused, ask
+from mailhub.app.cli.control_client import NoAnswer, Refused
+from mailhub.app.cli.every_worker import EveryWorker
 from mailhub.app.cli.site import NOT_DONE, WRONG, stop
 from mailhub.history.plain import printable
 from mailhub.wire.smtp.grammar import parse_address, parse_domain
@@ -83,13 +83,19 @@ def _sender(text: str | None) -> str | None:
     return f"@{parse_domain(text[1:])}" if text.startswith("@") else str(parse_address(text))
 
 
-def _ask(config: str, do: str, **request: Any) -> Iterator[dict[str, Any]]:
+def _told(every: EveryWorker, answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The hub's answers, or the end of the program."""
-    data: Path = load_config(config).data
     try:
-        yield from ask(data, do, **request)
+        yield from answers
     except (NoAnswer, Refused) as error:
+        _warn(every)
         stop(NOT_DONE, printable(str(error)))
+
+
+def _warn(every: EveryWorker) -> None:
+    """Say which workers could not be asked."""
+    for why in every.missing.values():
+        click.echo(f"mailhub: {printable(why)}", err=True)
 
 
 @click.group()
@@ -104,8 +110,9 @@ def queue() -> None:
       mailhub queue hold --sender @example.com --config etc/mailhub.toml
       mailhub queue flush --domain example.net --config etc/mailhub.toml
 
-    All of it goes through the running hub, which only its own user and root may ask.  A message that is being delivered
-    is left alone: who holds or drops it waits a little for the attempt to end.
+    All of it goes through the running hub, which only its own user and root may ask.  Of a hub with several workers all
+    are asked.  A message that is being delivered is left alone: who holds or drops it waits a little for the attempt to
+    end.
     """
 
 
@@ -125,11 +132,16 @@ def list_(limit: int | None, as_json: bool, config: str, **filters: Any) -> None
       mailhub queue list --state held --config etc/mailhub.toml
       mailhub queue list --sender "<>" --json --config etc/mailhub.toml | jq -r '.[].queue_id'
     """
-    show_list(_ask(config, "list", limit=limit, recipients=as_json, **_chosen(filters)), as_json)
+    every = EveryWorker(load_config(config))
+    answers = every.list_messages(limit, recipients=as_json, **_chosen(filters))
+    show_list(every, _told(every, answers), as_json)
+    _warn(every)
+    if every.missing:
+        raise SystemExit(NOT_DONE)
 
 
-def show_list(answers: Iterable[Mapping[str, Any]], as_json: bool = False) -> None:
-    """Print the answers to a `list` request as they come."""
+def show_list(every: EveryWorker, answers: Iterable[Mapping[str, Any]], as_json: bool = False) -> None:
+    """Print the messages that `every` has answered with as they come."""
     now = time.time()
     separator = "["
     for message in _messages(answers):
@@ -143,7 +155,7 @@ def show_list(answers: Iterable[Mapping[str, Any]], as_json: bool = False) -> No
             click.echo(_list_row(message, now))
     if as_json:
         click.echo("[]" if separator == "[" else "\n]")
-    elif separator == "[":
+    elif separator == "[" and not every.missing:
         click.echo("Nothing waits.", err=True)
 
 
@@ -197,7 +209,8 @@ def show(queue_id: str, content: bool, as_json: bool, config: str) -> None:
         wanted = _queue_id(queue_id)
     except ValueError as error:
         stop(WRONG, str(error))
-    answers = _ask(config, "show", queue_id=wanted, content=content)
+    every = EveryWorker(load_config(config))
+    answers = _told(every, every.show(wanted, content))
     if content and not as_json:
         for answer in answers:
             _print_octets(b64decode(answer.get("octets", "")))
@@ -369,7 +382,9 @@ def _confirmed(operation: str, config: str, given: Mapping[str, Any], yes: bool)
     chosen = _chosen(given)
     if yes or "queue_ids" in chosen or not chosen:
         return
-    count = sum("message" in answer for answer in _ask(config, "list", **chosen))
+    every = EveryWorker(load_config(config))
+    count = sum("message" in answer for answer in _told(every, every.list_messages(**chosen)))
+    _warn(every)
     what = "1 message matches" if count == 1 else f"{count} messages match"
     if not count:
         stop(NOT_DONE, "nothing in the queue matches")
@@ -385,8 +400,10 @@ def _steer(
     chosen = _chosen(given)
     if not chosen and not everything:
         stop(WRONG, f"which?  Give queue ids or a filter: `mailhub queue {operation} --help`")
+    every = EveryWorker(load_config(config))
+    answers = every.steer(operation=operation, reason=reason[:1000], everything=everything, **chosen)
     is_wanting, results = False, []
-    for answer in _ask(config, "steer", operation=operation, reason=reason[:1000], everything=everything, **chosen):
+    for answer in _told(every, answers):
         if "steered" not in answer:
             continue
         steered = answer["steered"]
@@ -402,9 +419,10 @@ def _steer(
             click.echo(f"{steered['queue_id']}: {printable(steered['why'])}", err=not is_good)
     if as_json:
         click.echo(json.dumps(results, indent=2))
-    elif not results:
+    elif not results and not every.missing:
         click.echo("Nothing waits." if everything else "Nothing in the queue matches.", err=True)
-    if is_wanting or not (results or everything):
+    _warn(every)
+    if is_wanting or every.missing or not (results or everything):
         raise SystemExit(NOT_DONE)
 
 

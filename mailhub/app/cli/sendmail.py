@@ -27,6 +27,7 @@ from mailhub.store.maildrop import NAME, Drop, DropWriter
 from mailhub.wire.smtp.grammar import parse_address
 
 if TYPE_CHECKING:
+    from mailhub.app.cli.every_worker import EveryWorker
     from mailhub.app.config import Config
 
 DEFAULT_CONFIG = "/etc/mailhub/mailhub.toml"
@@ -119,21 +120,33 @@ def _told(status: int, text: str) -> int:
 
 
 def _list(path: str) -> int:
+    from mailhub.app.cli.every_worker import EveryWorker
     from mailhub.app.cli.queue import show_list
 
+    every = EveryWorker(_load(path))
     try:
-        show_list(ask(_load(path).data, "list"))
+        show_list(every, every.list_messages())
     except (NoAnswer, Refused) as error:
         raise Fault(os.EX_UNAVAILABLE, str(error)) from None
-    return os.EX_OK
+    return _missing(every)
 
 
 def _flush(path: str) -> int:
+    from mailhub.app.cli.every_worker import EveryWorker
+
+    every = EveryWorker(_load(path))
     try:
-        for _ in ask(_load(path).data, "steer", operation="retry", everything=True):
+        for _ in every.steer(operation="retry", everything=True):
             pass
     except (NoAnswer, Refused) as error:
         raise Fault(os.EX_UNAVAILABLE, str(error)) from None
+    return _missing(every)
+
+
+def _missing(every: EveryWorker) -> int:
+    """The exit status, when those have answered that run."""
+    if every.missing:
+        raise Fault(os.EX_UNAVAILABLE, "; ".join(every.missing.values()))
     return os.EX_OK
 
 
