@@ -8,7 +8,7 @@ The newest stories come first, and no more is read than it takes to find as many
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mailhub.history.pages import Pages, Told
@@ -41,24 +41,36 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The stories, newest first.  `is_cut` says that there are more."""
+    """The stories, newest first.  `is_cut` says that there are more.
+
+    `found_at` has for each story the time of the newest event that was asked for: by that they are the newest.
+    """
 
     stories: tuple[Story, ...] = ()
     is_cut: bool = False
+    found_at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A message, by its queue id, or what led to none, by its session.  `page` is where it was found."""
+    """A message, by its queue id, or what led to none, by its session.  `page` is where it was found, by an event that
+    happened `at`."""
 
     queue_id: str
     session_id: str = ""
     page: int = field(default=0, compare=False)
+    at: float = field(default=0.0, compare=False)
 
 
 def ask(pages: Pages, question: Question) -> Answer:
     """Raises HistoryUnreadable."""
     return _Search(pages, question).answer()
+
+
+def newest_first(found: Iterable[tuple[Story, float]], is_cut: bool) -> Answer:
+    """An answer of stories, each with the time by which it was found."""
+    ordered = sorted(found, key=lambda each: each[0].begins_at, reverse=True)
+    return Answer(tuple(story for story, _ in ordered), is_cut, tuple(at for _, at in ordered))
 
 
 class _Search:
@@ -75,9 +87,7 @@ class _Search:
             if len(keys) > limit:
                 break
         is_one = len(keys) == 1
-        stories = [self._story(key, is_one) for key in list(keys)[:limit]]
-        stories.sort(key=lambda story: story.begins_at, reverse=True)
-        return Answer(tuple(stories), len(keys) > limit)
+        return newest_first([(self._story(key, is_one), key.at) for key in list(keys)[:limit]], len(keys) > limit)
 
     def _keys(self) -> Iterator[_Key]:
         """What the events belong to that are asked for, newest first; the same may come more than once."""
@@ -104,12 +114,14 @@ class _Search:
         """What the event belongs to; None if to nobody: ports are opened, the hub stops."""
         if event.queue_id:
             if event.text("notification") in self._question.words:
-                return _Key(event.text("notification"), page=page)
-            return _Key(event.queue_id, page=page)
+                return _Key(event.text("notification"), page=page, at=event.at)
+            return _Key(event.queue_id, page=page, at=event.at)
         if not event.session_id:
             return None
         message = self._message_of(event, page)
-        return _Key("", event.session_id, page) if message is None else _Key(message.queue_id, page=page)
+        if message is None:
+            return _Key("", event.session_id, page, event.at)
+        return _Key(message.queue_id, page=page, at=event.at)
 
     def _message_of(self, event: Told, page: int) -> Told | None:
         """The message that this step of a session led to."""

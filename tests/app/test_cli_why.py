@@ -20,6 +20,8 @@ from click.testing import CliRunner, Result
 
 from mailhub.app.cli import main
 from mailhub.app.cli.why import moment
+from mailhub.history.database import HistoryDatabase
+from mailhub.history.line import Event, lines
 
 PATIENCE_SECONDS = 20.0
 LEAST = 'hostname = "mail.example.org"\ndata = "var"\n'
@@ -321,6 +323,64 @@ def test_before_there_is_a_history(tmp_path: Path) -> None:
     result = run(tmp_path / "hub.toml", "x")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "there is no history yet" in result.stderr
+
+
+def write(path: Path, queue_id: str, at: float) -> None:
+    """The history of a worker that has delivered one message."""
+    facts = {"reverse_path": "ann@elsewhere.example", "recipients": ["bob@example.test"], "size": 1}
+    reply = {"recipient": "bob@example.test", "reply": "250 2.1.5 Delivered"}
+    events: list[Event] = [
+        (at, "queued", f"mta-{queue_id}", queue_id, facts),
+        (at + 1, "delivered", "", queue_id, reply),
+        (at + 2, "removed", "", queue_id, {}),
+    ]
+    database = HistoryDatabase(path, 1e9, 1 << 30)
+    database.write(events, lines(events), at + 2)
+    database.close(at + 2)
+
+
+def test_all_workers_are_asked(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text(f"workers = 2\n{LEAST}")
+    now = time.time()
+    for name, queue_id, age in (("history", "q1", 300), ("history-2", "q2", 200), ("history-3", "q3", 400)):
+        write(tmp_path / "var" / f"{name}.db", queue_id, now - age)
+    result = run(config, "ann@elsewhere.example")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines_in_order(result.stdout, "  q2  delivered", "  q1  delivered", "  q3  delivered", "^3 stories, newest first")
+    limited = run(config, "ann@elsewhere.example", "--limit", "2")
+    lines_in_order(limited.stdout, "  q2  delivered", "  q1  delivered", "^2 stories.* There are more")
+    whole = run(config, "q3")
+    lines_in_order(whole.stdout, "^q3: delivered, from <ann@", " queued ", "^> .* delivered ")
+    told = json.loads(run(config, "--json").stdout)
+    assert told["unreadable"] == []
+    assert told["history"]["events"] == 9
+    assert told["history"]["begins_at"] == pytest.approx(now - 400, abs=0.001)
+    nobody = run(config, "nobody@example.test")
+    assert (nobody.exit_code, "(9 events)" in nobody.stderr) == (1, True)
+
+
+def test_one_database_that_cannot_be_read_is_told_and_the_others_answer(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text(f"workers = 2\n{LEAST}")
+    write(tmp_path / "var" / "history.db", "q1", time.time() - 100)
+    second = tmp_path / "var" / "history-2.db"
+    assert run(config, "q1").stderr == "", "the second worker has never run"
+    (tmp_path / "var" / "workers" / "2").mkdir(parents=True)
+    result = run(config, "q1")
+    assert result.stderr == (
+        f"mailhub: a part of the history is missing: there is no history yet: {second} does not exist\n"
+    )
+    assert result.stdout.startswith("q1: delivered")
+    second.write_bytes(b"no database.  " * 1000)
+    result = run(config, "q1", "--json")
+    assert result.exit_code == 0
+    assert f"{second} is corrupt" in result.stderr
+    (unreadable,) = json.loads(result.stdout)["unreadable"]
+    assert unreadable in result.stderr
+    result = run(config, "q2")
+    assert (result.exit_code, result.stdout) == (1, "")
+    lines_in_order(result.stderr, "is corrupt", "no events about q2 found")
 
 
 @pytest.mark.parametrize("arguments", [("--since", "yore"), ("--limit", "0"), ("a", "b")])

@@ -11,16 +11,19 @@ import re
 import time
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from mailhub.app import units
 from mailhub.app.cli import config_option, json_option, load_config
-from mailhub.history.pages import HistoryUnreadable, Pages, Span
+from mailhub.app.worker import Worker, directories, history_files
+from mailhub.history.pages import HistoryUnreadable, Span
 from mailhub.history.plain import printable
-from mailhub.history.question import Answer, Question, ask
+from mailhub.history.question import Answer, Question
 from mailhub.history.redaction import Redaction
+from mailhub.history.several import Found, ask_all
 from mailhub.history.telling import entry, told, when
 from mailhub.history.words import word
 from mailhub.wire.smtp.grammar import parse_address
@@ -97,21 +100,21 @@ def why(
     redaction = _redaction(site)
     question = Question(_words(anything, redaction), since, until, refused, limit)
     try:
-        pages = Pages(site.history.file)
-        try:
-            answer, span, gaps = ask(pages, question), pages.span(), pages.gaps()
-        finally:
-            pages.close()
+        found = ask_all(_databases(site), question)
     except HistoryUnreadable as error:
         _nothing(str(error))
-    if gaps:
-        lost = sum(int(gap.facts.get("events", 0)) for gap in gaps)
+    answer, span = found.answer, found.span
+    for unreadable in found.unreadable:
+        click.echo(f"mailhub: a part of the history is missing: {printable(unreadable)}", err=True)
+    if found.gaps:
+        lost = sum(int(gap.facts.get("events", 0)) for gap in found.gaps)
         click.echo(
-            f"mailhub: {lost:,} events are missing, the last before {when(gaps[-1].at)}: they could not be written.",
+            f"mailhub: {lost:,} events are missing, the last before {when(found.gaps[-1].at)}: they could not be"
+            " written.",
             err=True,
         )
     if as_json:
-        click.echo(json.dumps(_as_json(anything, answer, span), indent=2, ensure_ascii=True))
+        click.echo(json.dumps(_as_json(anything, found), indent=2, ensure_ascii=True))
         if not answer.stories:
             raise click.exceptions.Exit(NOTHING)
         return
@@ -124,6 +127,13 @@ def why(
         _list(answer)
     if redaction.how == "local" and "@" in anything:
         click.echo('Addresses are not kept ([history] redact = "local"): this is all mail of that domain.', err=True)
+
+
+def _databases(site: Config) -> list[Path]:
+    """Of all workers there have been; those of now have one, if they have ever run."""
+    file = site.history.file
+    have_run = [number for number in directories(site.data) if number <= site.workers]
+    return list(dict.fromkeys([*history_files(file), *(Worker(number).history_file(file) for number in have_run)]))
 
 
 def _redaction(site: Config) -> Redaction:
@@ -175,13 +185,15 @@ def _looked_for(anything: str, question: Question, span: Span | None) -> str:
     return f"no {what}{about}{times} found.  {known}."
 
 
-def _as_json(anything: str, answer: Answer, span: Span | None) -> dict[str, object]:
+def _as_json(anything: str, found: Found) -> dict[str, object]:
+    span = found.span
     history = None if span is None else {"begins_at": span.begins_at, "ends_at": span.ends_at, "events": span.events}
     return {
         "question": anything,
-        "stories": [story.as_json() for story in answer.stories],
-        "more": answer.is_cut,
+        "stories": [story.as_json() for story in found.answer.stories],
+        "more": found.answer.is_cut,
         "history": history,
+        "unreadable": list(found.unreadable),
     }
 
 
