@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mailhub.app import units
 from mailhub.app.finding import Finding, Severity
 from mailhub.app.inert import AtOnce, Forgetful, result, still_clock
+from mailhub.app.worker_check import check_workers
 
 if TYPE_CHECKING:
     from mailhub.app.config import Config
@@ -33,6 +34,7 @@ def examine(config: Config, now: float) -> Iterator[Finding]:
     yield Finding(Severity.OK, str(config.source), "every key is known, and no two contradict each other")
     yield from _user(config)
     yield from _data(config)
+    yield from check_workers(config)
     yield from _certificates(config, now)
     yield from _accounts(config, now)
     yield from _policies(config, now)

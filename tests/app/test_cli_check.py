@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import apsw
 import pytest
 import trustme
 from click.testing import CliRunner, Result
@@ -15,6 +16,7 @@ from mailhub.app.cli import COMMANDS, main
 from mailhub.app.config import parse
 from mailhub.app.examination import examine
 from mailhub.app.finding import Finding, Severity
+from mailhub.store.spool_schema import SCHEMA
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 LEAST = 'hostname = "mail.example.org"\ndata = "var"\n'
@@ -359,3 +361,62 @@ def test_plugins_of_a_configured_directory_are_listed_and_a_broken_one_is_told(p
     assert (fine["about"], fine["options"]) == ("Refuse nobody.", {"zones": "required", "depth": "3"})
     assert [fault["source"] for fault in found["faults"]] == [str(place / "more" / "broken.py")]
     assert "broken.py" in told.stderr
+
+
+# --- workers -------------------------------------------------------------------------------------------------------
+
+
+def about_workers(place: Path, text: str) -> list[tuple[str, str, str]]:
+    return [
+        (each.severity.value, each.about, each.message)
+        for each in findings(place, text)
+        if each.about == "workers" or " workers" in each.message or "no worker" in each.message
+    ]
+
+
+def test_a_hub_without_workers_hears_nothing_of_them(place: Path) -> None:
+    assert about_workers(place, HUB) == []
+
+
+def test_no_more_workers_than_processors(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3})
+    assert about_workers(place, f"workers = 2\n{HUB}") == [("ok", "workers", "2, on 2 processors")]
+    ((severity, about, message),) = about_workers(place, f"workers = 3\n{HUB}")
+    assert (severity, about) == ("warning", "workers")
+    assert message.startswith("3 are more than the 2 processors")
+
+
+def test_limits_that_cannot_be_shared(place: Path) -> None:
+    small = "[limits]\nsessions = 3\nsessions_per_address = 3\n[outbound.limits]\nper_destination = 1\n"
+    small += '[[route]]\ndomain = "x.test"\nto = "mx"\nmessages_per_minute = 2\n[history]\nsize_max = "64MB"\n'
+    told = {about: message for _, about, message in about_workers(place, f"workers = 4\n{HUB}{small}")}
+    del told["workers"]
+    assert sorted(told) == [
+        "history.size_max",
+        "limits.sessions",
+        "limits.sessions_per_address",
+        "outbound.limits.per_destination",
+        "route[0].messages_per_minute",
+    ]
+    assert told["limits.sessions"] == "3 cannot be shared by 4 workers: each has 1, in all they have 4"
+    assert about_workers(place, f"{HUB}{small}") == []
+
+
+def test_what_waits_from_a_time_with_more_workers(place: Path) -> None:
+    for number, messages in ((2, 1), (3, 2), (4, 0)):
+        spool = place / "var" / "workers" / str(number) / "spool"
+        spool.mkdir(parents=True)
+        database = apsw.Connection(str(spool / "queue.db"))
+        database.execute(SCHEMA)
+        for each in range(messages):
+            database.execute(
+                f"INSERT INTO message VALUES ('q{each}', 0, 0, '<>', 1, 0, '', NULL, '', 0, '', '{{}}', x'')"
+            )
+        database.close()
+    third = place / "var" / "workers" / "3" / "spool"
+    told = about_workers(place, f"workers = 2\n{HUB}")[1:]
+    where = f"{third}, the queue of a worker of a time with more of them: delivered by a process of its own"
+    assert told == [("ok", "workers", f"2 messages in {where}")]
+    (third / "queue.db").write_bytes(b"no database " * 100)
+    told = about_workers(place, f"workers = 2\n{HUB}")[1:]
+    assert told == [("warning", "workers", f"the queue in {third} cannot be looked into")]
