@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ import apsw
 import pytest
 from hypothesis import HealthCheck, settings
 
+import mailhub
+import twisted
 from mailhub.history.causes import unexplained
 from mailhub.history.pages import parse
 
@@ -30,6 +33,11 @@ START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
 TWISTD = str(Path(sys.executable).parent / "twistd")
 STARTED = b'"kind":"started"'
+
+#: Site packages and mailhub itself, for an interpreter other than ours.
+PLACES = os.pathsep.join(dict.fromkeys(str(Path(module.__file__).parents[1]) for module in (twisted, mailhub)))
+#: A twistd for whoever cannot run ours, as in a home directory.
+PROGRAM = "from twisted.scripts.twistd import run; run()"
 
 CONFIGURATION = """
 hostname = "mx.example.test"
@@ -250,3 +258,32 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     yield running
     assert running.stop() == -signal.SIGTERM, (running.directory / "output").read_text()
     running.must_explain_itself()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory that everybody may enter; pytest's own are for their owner alone."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def open_program() -> dict[str, Any]:
+    """twistd as `nobody` can run it: `program` and `environ` for `start`.  Skips where no interpreter will do."""
+    for python in dict.fromkeys((sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3")):
+        with contextlib.suppress(OSError):
+            found = subprocess.run(
+                [python, "-c", "import apsw, argon2, mailhub.app.tree"],
+                env={**os.environ, "PYTHONPATH": PLACES},
+                cwd="/",
+                user="nobody",
+                group="nogroup",
+                extra_groups=(),
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+            if found.returncode == 0:
+                return {"program": (python, "-c", PROGRAM), "environ": {"PYTHONPATH": PLACES}}
+    pytest.skip("NOT TESTED: no Python here can be run by the user nobody")

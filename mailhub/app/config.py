@@ -41,7 +41,7 @@ from mailhub.app.config_values import (
     resolve,
 )
 from mailhub.app.contradictions import contradictions
-from mailhub.app.worker import WORKERS_MAX
+from mailhub.app.worker import SPOOL, WORKERS_MAX
 from mailhub.queue.tls_policy import TlsLevel
 
 #: A configuration is small; a file beyond this is something else.
@@ -514,7 +514,7 @@ class Config(Section):
     @property
     def spool_directory(self) -> Path:
         """Where the queue database and large content are kept."""
-        return self.own_directory / "spool"
+        return self.own_directory / SPOOL
 
 
 def load(path: str | Path) -> Config:

@@ -36,19 +36,41 @@ class StartError(SystemExit, Exception):
 
 
 class Launcher:
-    """twistd, as far as it must know how the start went.  `options` are those of its command line."""
+    """twistd, as far as it must know how the start went.  `options` are those of its command line.
 
-    def __init__(self, options: MutableMapping[str, Any]) -> None:
+    A `worker` of several is not launched by people: `is_foreground` says whether they see what it writes.
+    """
+
+    def __init__(
+        self, options: MutableMapping[str, Any], is_foreground: bool | None = None, worker: int | None = None
+    ) -> None:
         self._options = options
-        is_foreground = bool(options.get("nodaemon") or options.get("debug"))
+        if is_foreground is None:
+            is_foreground = bool(options.get("nodaemon") or options.get("debug"))
+        self.is_foreground = is_foreground
+        self._worker = worker
         #: Where people read what happens to mail; twistd takes over sys.stdout later.
         self.terminal: TextIO | None = sys.stdout if is_foreground else None
         self._had_terminal = is_foreground and _is_terminal()
         self._waiting: int | None = None
+        self._log: log.Observer | None = None
 
     def joined(self, application: Any, history: HistoryLog, level: str) -> None:
         """The hub has become part of twistd's application, which from now on logs as the configuration says."""
-        log.set_up(self._options, application, history, level)
+        self._log = log.set_up(self._options, application, history, level, self.is_foreground, self._worker)
+
+    def words_for_workers(self, number: int) -> list[str]:
+        """What twistd must be told for a worker, so that its text goes where ours goes; a file is its own, though."""
+        words = []
+        if self._options.get("logger"):
+            words.append(f"--logger={self._options['logger']}")
+        if self._options.get("syslog"):
+            words += ["--syslog", f"--prefix={self._options.get('prefix', 'twisted')}"]
+        if file := self._options.get("logfile"):
+            words.append(f"--logfile={file if file == '-' else f'{file}.worker-{number}'}")
+        if reactor := self._options.get("reactor"):
+            words.append(f"--reactor={reactor}")
+        return words
 
     def keep_waiting(self) -> None:
         """Whoever waits for us in the foreground goes on to wait until `started` or `failed`.
@@ -64,6 +86,8 @@ class Launcher:
     def started(self) -> None:
         """The hub serves."""
         self._tell(b"0")
+        if self._log is not None:
+            self._log.started()
 
     def failed(self, cause: str) -> StartError:
         """The hub does not, and this is why, in one line or more.  Gives back what twistd must get, if it still can."""

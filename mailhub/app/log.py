@@ -67,19 +67,27 @@ class Threshold:
 
 @implementer(ILogObserver)
 class ForPeople:
-    """One line an event; of a failure its last line and where it was raised."""
+    """One line an event; of a failure its last line and where it was raised.
 
-    def __init__(self, stream: TextIO, stamp: Stamp) -> None:
+    Of several processes, the first has warned of what is amiss with the configuration: while `is_starting`, a worker
+    shows errors alone.
+    """
+
+    def __init__(self, stream: TextIO, stamp: Stamp, worker: int | None = None) -> None:
+        self.is_starting = worker is not None
         self._stream = stream
         self._stamp = stamp
+        self._worker = "" if worker is None else f"worker {worker}: "
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level") or LogLevel.info
+        if self.is_starting and level < LogLevel.error:
+            return
         text, failure = _text(event), _failure(event)
         if failure is not None:
             text = f"{text}: {_short(failure)}" if text else _short(failure)
         name = "" if level <= LogLevel.info else f"{level.name}: "
-        line = printable(f"{name}{text}"[:LINE_CHARACTERS_MAX])
+        line = printable(f"{self._worker}{name}{text}"[:LINE_CHARACTERS_MAX])
         try:
             self._stream.write(f"{self._stamp(event.get('log_time') or time.time(), level)}{line}\n")
             self._stream.flush()
@@ -91,8 +99,9 @@ class ForPeople:
 class ForMachines:
     """Each event is one of kind "log" in the history file: level, namespace, text, its fields, a whole traceback."""
 
-    def __init__(self, history: HistoryLog) -> None:
+    def __init__(self, history: HistoryLog, worker: int | None = None) -> None:
         self._history = history
+        self._worker: dict[str, Any] = {} if worker is None else {"worker": worker}
 
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level") or LogLevel.info
@@ -102,6 +111,7 @@ class ForMachines:
         session_id, queue_id = str(facts.pop("session_id", "")), str(facts.pop("queue_id", ""))
         facts.pop("kind", None)
         facts |= {"level": level.name, "namespace": event.get("log_namespace", ""), "text": _text(event)}
+        facts |= self._worker
         failure = _failure(event)
         if failure is not None:
             facts["traceback"] = failure.getTraceback()[-TRACEBACK_CHARACTERS_MAX:]
@@ -112,16 +122,24 @@ class ForMachines:
 
 @implementer(ILogObserver)
 class Observer:
-    """Both, behind one threshold.  `stream` None: machines only."""
+    """Both, behind one threshold.  `stream` None: machines only.  `worker` says which of several processes we are."""
 
-    def __init__(self, history: HistoryLog | None, stream: TextIO | None, level: str) -> None:
+    def __init__(
+        self, history: HistoryLog | None, stream: TextIO | None, level: str, worker: int | None = None
+    ) -> None:
         observers: list[Any] = []
-        if stream is not None:
-            observers.append(ForPeople(stream, stamp_for(stream)))
+        self._people = None if stream is None else ForPeople(stream, stamp_for(stream), worker)
+        if self._people is not None:
+            observers.append(self._people)
         if history is not None:
-            observers.append(ForMachines(history))
+            observers.append(ForMachines(history, worker))
         threshold = Threshold(level)
         self._observers = [FilteringLogObserver(observer, [threshold]) for observer in observers]
+
+    def started(self) -> None:
+        """The start is over."""
+        if self._people is not None:
+            self._people.is_starting = False
 
     def __call__(self, event: LogEvent) -> None:
         for observer in self._observers:
@@ -133,7 +151,14 @@ def has_own_log(twistd: Mapping[str, Any]) -> bool:
     return bool(twistd.get("logger") or twistd.get("logfile") or twistd.get("syslog"))
 
 
-def set_up(twistd: Mapping[str, Any], application: Componentized, history: HistoryLog, level: str) -> None:
+def set_up(
+    twistd: Mapping[str, Any],
+    application: Componentized,
+    history: HistoryLog,
+    level: str,
+    is_foreground: bool,
+    worker: int | None = None,
+) -> Observer:
     """Have twistd log our way.  Call it when the service gets its parent, which is the application.
 
     twistd asks its application for an observer when everything is made and nothing started.  In the foreground people
@@ -141,10 +166,12 @@ def set_up(twistd: Mapping[str, Any], application: Componentized, history: Histo
     the JSON beside it.
     """
     if has_own_log(twistd):
-        globalLogPublisher.addObserver(Observer(history, None, level))
+        observer = Observer(history, None, level, worker)
+        globalLogPublisher.addObserver(observer)
     else:
-        people = sys.stderr if twistd.get("nodaemon") or twistd.get("debug") else None
-        application.setComponent(ILogObserver, Observer(history, people, level))  # type: ignore[no-untyped-call]
+        observer = Observer(history, sys.stderr if is_foreground else None, level, worker)
+        application.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]
+    return observer
 
 
 def stamp_for(stream: TextIO) -> Stamp:

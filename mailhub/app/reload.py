@@ -54,7 +54,7 @@ RELOADED = frozenset(
 def taken_over(old: Config, new: Config) -> Config:
     """`new`, where what needs a restart is as it was in `old`."""
     merged: Config = _merged(old, new, "")
-    return merged
+    return merged.with_own_directory(old.own_directory)
 
 
 def _merged(old: Any, new: Any, prefix: str) -> Any:

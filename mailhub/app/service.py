@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
 
     from mailhub.app.config import Config
+    from mailhub.app.tree import Hub
 
 #: What a process can do, and the keys that say where it listens for that; "mda" delivers here, "outbound" elsewhere.
 ROLES = {"mta": ("listen",), "msa": ("listen", "listen_tls"), "lmtp": ("listen",), "mda": (), "outbound": ()}
@@ -28,6 +29,9 @@ class Options(usage.Options):
         "Runs the mail system that the configuration describes.  See what it says, without starting anything, with "
         "`mailhub check --config FILE`."
     )
+    optFlags = [  # noqa: RUF012
+        ["worker", None, "Used by mailhub itself: be one of the several processes of a hub."],
+    ]
     optParameters = [  # noqa: RUF012  (Twisted's way of declaring them)
         ["config", "c", "/etc/mailhub/mailhub.toml", "The configuration file."],
         ["roles", "r", "", f"Only these roles, comma-separated, of: {', '.join(ROLES)}.  Default: all configured."],
@@ -39,6 +43,11 @@ class Options(usage.Options):
         from mailhub.app.config_errors import ConfigError
         from mailhub.app.launcher import refuse
 
+        if self["worker"]:
+            from mailhub.app import worker_brief
+
+            self["brief"] = worker_brief.read()
+            return
         chosen = [name.strip() for name in self["roles"].split(",") if name.strip()]
         unknown = [name for name in chosen if name not in ROLES]
         if unknown:
@@ -64,13 +73,24 @@ def makeService(options: Options) -> IService:
 
     from mailhub.app import garbage
     from mailhub.app.config_errors import ConfigError
-    from mailhub.app.launcher import Launcher, refuse
-    from mailhub.app.tree import Hub
+    from mailhub.app.launcher import refuse
 
-    twistd: Any = options.parent
     try:
-        hub = Hub(options["loaded"], options["chosen"], reactor, os.environ, Launcher(twistd))
+        hub = _make(options, reactor)
     except ConfigError as error:
         refuse(str(error))
     reactor.callWhenRunning(garbage.settle)
     return hub
+
+
+def _make(options: Options, reactor: Any) -> Hub:
+    """The whole of a hub, its first process, or a worker of it.  Raises ConfigError and StartError."""
+    from mailhub.app import supervisor, worker_process
+    from mailhub.app.launcher import Launcher
+    from mailhub.app.tree import Hub
+
+    twistd: Any = options.parent
+    if options["worker"]:
+        return worker_process.make(options["brief"], twistd, reactor, os.environ)
+    kind = supervisor.Supervisor if supervisor.is_needed(options["loaded"]) else Hub
+    return kind(options["loaded"], options["chosen"], reactor, os.environ, Launcher(twistd))

@@ -10,20 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import apsw
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
+from mailhub.app import doors, files, renewal
 from mailhub.app import house as parts
-from mailhub.app import renewal
 from mailhub.app.clock_steps import bring_forward
 from mailhub.app.config import Config, load
 from mailhub.app.config_errors import ConfigError
-from mailhub.app.control import Answers, ControlError, ControlService
+from mailhub.app.control import Answers, ControlService
 from mailhub.app.control_path import NAME as CONTROL
 from mailhub.app.control_queue import QueueDesk
 from mailhub.app.ground import REAL, Ground
@@ -32,9 +30,10 @@ from mailhub.app.maildrop import MaildropService
 from mailhub.app.notify import Notifier
 from mailhub.app.privileges import Person, PrivilegeError, Privileges, acting_as, must_run_here
 from mailhub.app.reload import restart_needed, taken_over
+from mailhub.app.trouble import cannot_start, told
 from mailhub.app.worker import ALONE, Worker
 from mailhub.dsn.notifier import Notifier as DsnNotifier
-from mailhub.interfaces import IDeliverer, SpoolError
+from mailhub.interfaces import IDeliverer
 from mailhub.model import Lmtp, Local, Route, Smtp
 from mailhub.net.listener import ListenError
 from mailhub.net.tls import CertificateError
@@ -42,14 +41,7 @@ from mailhub.queue.resolution import resolve
 from mailhub.queue.router import LocalRouter
 from mailhub.queue.runner import Runner
 from mailhub.queue.steering import Steering
-from mailhub.receiver.receiver import Reception
-from mailhub.roles import lmtp, msa, mta
-from mailhub.roles.receiving import Edge, ReceivingRole
-from mailhub.store.maildrop import NAME as MAILDROP
 from mailhub.store.maildrop import Maildrop
-
-#: What a start fails by that is no bug of ours: the text says it all.
-_TROUBLE = (SpoolError, PrivilegeError, ListenError, ControlError, OSError, apsw.Error)
 
 
 class Step(Service):
@@ -95,47 +87,57 @@ class Hub(MultiService):
         #: What is in effect; keys that need a restart keep their values.
         self.config = config = worker.config(config)
         self._worker = worker
-        self._inherited = {} if inherited is None else inherited
-        self._reactor = reactor
-        self._chosen = frozenset(chosen)
-        self._launcher = launcher
+        self.reactor = reactor
+        self.chosen = frozenset(chosen)
+        self.launcher = launcher
         self._ground = ground
-        self._notifier = Notifier(environ, reactor)
+        self.notifier = Notifier(environ, reactor)
         self._started: list[Service] = []
         self._starting: Deferred[None] | None = None
         self._start_error: StartError | None = None
         self._is_ready = False
         self._stop_watching: Callable[[], None] | None = None
         try:
-            self._person = None if config.user is None else Person.find(config.user, config.group)
-            must_run_here(self._person)
-            self.house = parts.build(config, reactor, self._person, launcher.terminal, ground)
-            with acting_as(self._person):
+            self.person = None if config.user is None else Person.find(config.user, config.group)
+            must_run_here(self.person)
+            self.house = parts.build(config, reactor, self.person, launcher.terminal, ground)
+            with acting_as(self.person):
                 receptions = renewal.receptions(self.house, config)
                 renewal.set_routes(self.house, config)
         except (CertificateError, PrivilegeError) as error:
             raise StartError(f"cannot start: {error}") from error
         except OSError as error:
-            raise StartError(f"cannot start: {_told(error)}") from error
-        self.roles = self._make_roles(receptions)
-        for part in self._make_parts():
+            raise StartError(f"cannot start: {told(error)}") from error
+        self.roles = doors.receiving_roles(
+            self.house,
+            config,
+            self.chosen,
+            receptions,
+            self.person,
+            {} if inherited is None else inherited,
+            worker.session_mark,
+        )
+        for part in self.make_parts():
             part.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
-        self._launcher.joined(parent, self.house.history, self.config.log.level)
+        self.launcher.joined(parent, self.house.history, self.config.log.level)
 
     # --- what it consists of -----------------------------------------------------------------------------------
 
-    def _make_parts(self) -> Iterator[Service]:
+    def make_parts(self) -> Iterator[Service]:
         """In the order of their start."""
         house = self.house
-        yield Privileges(self._person, _readable(self.config), _writable(self.config), _reread(self.config))
-        yield Step("clock", self._watch_clock, self._leave_clock)
+        yield Privileges(
+            self.person, files.readable(self.config), files.writable(self.config), files.reread(self.config)
+        )
+        yield self.clock_watch()
         yield Step("threads", house.executor.start, house.executor.stop)
         yield Step("hashing threads", house.hashing.start, house.hashing.stop)
         yield house.history
-        yield Step("accounts", house.files.tell_problems, lambda: None)
+        if self._worker == ALONE:
+            yield Step("accounts", house.files.tell_problems, lambda: None)
         yield Step("spool", house.spool.open, house.spool.close)  # early: its lock tells a second hub from the first
         yield Step("policy memory", house.memory.open, house.memory.close)
         yield Step("resolver", lambda: None, house.resolver.close)
@@ -149,21 +151,25 @@ class Hub(MultiService):
             self.runner = self._make_runner(dsn, deliverers)
             yield Step("kept connections", lambda: None, house.relay.close)
             yield Step("queue", self.runner.start, self.runner.stop)
-        doors = MultiService()  # type: ignore[no-untyped-call] # so that they close together
-        doors.setName("roles")  # type: ignore[no-untyped-call]
+        roles = MultiService()  # type: ignore[no-untyped-call] # so that they close together
+        roles.setName("roles")  # type: ignore[no-untyped-call]
         for role in self.roles:
-            role.setServiceParent(doors)  # type: ignore[no-untyped-call]
-        yield doors
+            role.setServiceParent(roles)  # type: ignore[no-untyped-call]
+        yield roles
         try_again = house.relay.unreachable.forget
         steering = Steering(house.spool, house.reactor, house.history, dsn.tell, try_again)
         desk = QueueDesk(house.spool, steering, house.executor)
         answers.update(desk.answers)
         yield ControlService(self.config.own_directory / CONTROL, house.reactor, answers)
-        yield self._notifier
+        yield self.notifier
+
+    def clock_watch(self) -> Service:
+        """Timers keep their time when the clock is set."""
+        return Step("clock", self._watch_clock, self._leave_clock)
 
     def _watch_clock(self) -> None:
         self._stop_watching = self._ground.clock_steps(
-            lambda seconds: self._reactor.callFromThread(self._clock_was_set, seconds)
+            lambda seconds: self.reactor.callFromThread(self._clock_was_set, seconds)
         )
 
     def _leave_clock(self) -> None:
@@ -172,7 +178,7 @@ class Hub(MultiService):
 
     def _clock_was_set(self, seconds: float) -> None:
         self.log.warn("the clock was set by {seconds} s", seconds=round(seconds, 1))
-        bring_forward(self._reactor, seconds)
+        bring_forward(self.reactor, seconds)
 
     def _make_maildrop(self) -> MaildropService:
         house = self.house
@@ -204,9 +210,9 @@ class Hub(MultiService):
     def _make_deliverers(self) -> dict[type[Route], IDeliverer]:
         """By the kinds of routes that the chosen roles serve."""
         found: dict[type[Route], IDeliverer] = {}
-        if "mda" in self._chosen:
+        if "mda" in self.chosen:
             found[Local] = self.house.maildir
-        if "outbound" in self._chosen:
+        if "outbound" in self.chosen:
             found[Smtp] = found[Lmtp] = self.house.relay
         return found
 
@@ -225,32 +231,11 @@ class Hub(MultiService):
             in_flight_max=config.queue.concurrency,
         )
 
-    def _make_roles(self, receptions: Mapping[str, Reception]) -> list[ReceivingRole]:
-        config, house, person = self.config, self.house, self._person
-        edge = Edge(
-            self._reactor,
-            house.doorkeeper,
-            house.descriptors,
-            house.certificates,
-            config.limits.backlog,
-            config.limits.drain_seconds,
-            None if person is None else (person.uid, person.gid),
-            self._inherited,
-            self._worker.session_mark,
-        )
-        offer = renewal.offer(config)
-        made = {
-            "mta": mta.mta(edge, config.mta.listen, receptions["mta"], offer),
-            "msa": msa.msa(edge, config.msa.listen, config.msa.listen_tls, receptions["msa"], offer),
-            "lmtp": lmtp.lmtp(edge, config.lmtp.listen, receptions["lmtp"], offer),
-        }
-        return [role for name, role in made.items() if name in self._chosen and role.listeners]
-
     # --- beginning ---------------------------------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
         """Bind every port.  Raises StartError."""
-        self._launcher.keep_waiting()
+        self.launcher.keep_waiting()
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
         except ListenError as error:
@@ -262,7 +247,7 @@ class Hub(MultiService):
         Raises StartError for what fails at once; later on, it is the reactor that has to be stopped.
         """
         Service.startService(self)  # type: ignore[no-untyped-call]
-        self._launcher.on_hangup(self._hung_up)
+        self.launcher.on_hangup(self._hung_up)
         self._starting = Deferred.fromCoroutine(self._start())
         if self._start_error is not None:
             raise self._start_error
@@ -276,36 +261,31 @@ class Hub(MultiService):
             except Exception as error:
                 self._start_error = self._cannot_start(error)
                 if self.running:
-                    self._launcher.give_up(self._reactor)
+                    self.launcher.give_up(self.reactor)
                 return
             if not self.running:
-                self._launcher.failed("stopped before it was started")
+                self.launcher.failed("stopped before it was started")
                 return
         running = self._running_roles()
-        which: dict[str, Any] = {} if self._worker == ALONE else {"worker": self._worker.number}
-        self.house.history.record("started", roles=running, pid=os.getpid(), **which)
+        self.house.history.record("started", roles=running, pid=os.getpid(), **self.started_as())
         self._is_ready = True
-        self._launcher.started()
-        self._notifier.ready(f"roles: {', '.join(running)}")
+        self.launcher.started()
+        self.notifier.ready(f"roles: {', '.join(running)}")
+
+    def started_as(self) -> dict[str, Any]:
+        """What is told of the start, beside roles and pid."""
+        return {} if self._worker == ALONE else {"worker": self._worker.number}
 
     def _running_roles(self) -> list[str]:
-        return [str(role.name) for role in self.roles] + [name for name in ("mda", "outbound") if name in self._chosen]
+        return [str(role.name) for role in self.roles] + [name for name in ("mda", "outbound") if name in self.chosen]
 
     def _cannot_start(self, error: Exception) -> StartError:
-        """Tell everybody who should know; what it gives back ends the process, if it is raised in time."""
-        cause = _told(error)
-        with acting_as(self._person):  # the log is written at once, and by whom it belongs to
-            if isinstance(error, _TROUBLE):
-                self.log.critical("cannot start: {cause}", cause=cause)
-            else:
-                self.log.failure("cannot start, by a bug")
-        self._notifier.status(f"cannot start: {cause}")
-        return self._launcher.failed(f"cannot start: {cause}")
+        return cannot_start(error, self.person, self.notifier, self.launcher)
 
     # --- while it runs -----------------------------------------------------------------------------------------
 
     def _hung_up(self) -> None:
-        self._reactor.callFromThread(self.reload)
+        self.reactor.callFromThread(self.reload)
 
     def reload(self) -> None:
         """Read the configuration and the certificates again (SIGHUP).  What is wrong changes nothing."""
@@ -313,26 +293,26 @@ class Hub(MultiService):
             if self._starting is not None and not self._starting.called:
                 self._starting.addCallback(lambda _: self.reload())
             return
-        if self._launcher.is_deserted:  # SIGHUP in its first meaning
+        if self.launcher.is_deserted:  # SIGHUP in its first meaning
             self.log.info("the terminal is gone")
-            self._reactor.stop()
+            self.reactor.stop()
             return
-        self._notifier.reloading()
+        self.notifier.reloading()
         try:
             self.house.history.reopen()
             self.house.certificates.reload()
-            self._take_over(self._worker.config(load(self.config.source)))
+            self.take_over(self._worker.config(load(self.config.source)))
         except ConfigError as error:
             self.log.error("configuration not taken, the old one still holds:\n{problems}", problems=str(error))
         except Exception:
             self.log.failure("configuration not taken, by a bug; the old one still holds")
         finally:
-            self._notifier.ready()
+            self.notifier.ready()
 
-    def _take_over(self, new: Config) -> None:
+    def take_over(self, new: Config) -> None:
         """Raises ConfigError, and then nothing has changed."""
         config = taken_over(self.config, new)
-        receptions, offer = renewal.receptions(self.house, config), renewal.offer(config)
+        receptions = renewal.receptions(self.house, config)
         renewal.set_routes(self.house, config)
         for key in restart_needed(self.config, new):
             self.log.warn("{key} has changed, which takes effect at the next start", key=key)
@@ -340,9 +320,7 @@ class Hub(MultiService):
         doorkeeper.sessions_max = config.limits.sessions
         doorkeeper.sessions_per_address_max = config.limits.sessions_per_address
         doorkeeper.trusted = tuple(config.lmtp.trusted)
-        manners = {"mta": mta.manners, "msa": msa.manners, "lmtp": lmtp.manners}
-        for role in self.roles:
-            role.renew(receptions[str(role.name)], manners[str(role.name)](offer))
+        doors.renew(self.roles, config, receptions)
         self.config = config
         self.log.info("configuration read again: {file}", file=str(config.source))
 
@@ -355,7 +333,7 @@ class Hub(MultiService):
 
     async def _stop(self) -> None:
         was_ready, self._is_ready = self._is_ready, False
-        self._notifier.stopping()
+        self.notifier.stopping()
         if self._starting is not None:
             await self._starting  # a part that is half started cannot be stopped
         if was_ready:
@@ -368,41 +346,3 @@ class Hub(MultiService):
                 await maybeDeferred(part.stopService)
             except Exception:
                 self.log.failure("{part} did not stop as it should", part=part.name)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _readable(config: Config) -> Iterator[Path]:
-    """What we must be able to read as whoever we become."""
-    yield config.source
-    for path in (config.accounts.file, config.accounts.aliases):
-        if path is not None and path.exists():  # one that is not there yet is made by `mailhub user add`
-            yield path
-
-
-def _writable(config: Config) -> Iterator[Path]:
-    """What we must be able to write: the places, and what an earlier run has left there, perhaps as somebody else."""
-    yield from (config.data, config.log.file.parent, config.log.file)
-    yield from (
-        path
-        for path in (config.spool_directory, config.data / MAILDROP, config.data / "policy-memory.db")
-        if path.exists()
-    )
-    if config.spool_directory.is_dir():
-        yield from sorted(config.spool_directory.iterdir())
-
-
-def _reread(config: Config) -> Iterator[Path]:
-    """What is read again, when it changes or on SIGHUP."""
-    passwords = (config.outbound.password_file, *(route.password_file for route in config.route))
-    yield from (path for path in passwords if path is not None)
-    yield from (path for path in (config.tls.certificate, config.tls.key) if path is not None)
-    for site in config.tls.site:
-        yield from (site.certificate, site.key)
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror or error}"
-    return str(error) or type(error).__name__

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The directory, in the data directory, where each worker but the first has one of its own.
 NAME = "workers"
+#: The directory of a queue, in that of its worker.
+SPOOL = "spool"
 #: Processes of one hub.
 WORKERS_MAX = 64
 #: No history database is smaller than this; it is the least that `history.size_max` may be.

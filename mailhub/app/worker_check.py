@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mailhub.app.finding import Finding, Severity
 from mailhub.app.waiting import waiting
-from mailhub.app.worker import HISTORY_OCTETS_MIN, Worker, directories
+from mailhub.app.worker import HISTORY_OCTETS_MIN, SPOOL, Worker, directories
 
 if TYPE_CHECKING:
     from mailhub.app.config import Config
@@ -35,7 +35,6 @@ def _shares(config: Config) -> Iterator[Finding]:
     """Limits so small that the least share of each worker makes more than the whole."""
     wholes = {
         "limits.sessions": config.limits.sessions,
-        "limits.sessions_per_address": config.limits.sessions_per_address,
         "outbound.limits.per_destination": config.outbound.limits.per_destination,
         "outbound.limits.messages_per_minute": config.outbound.limits.messages_per_minute,
     }
@@ -64,11 +63,11 @@ def _left_over(config: Config) -> Iterator[Finding]:
     for number, place in directories(config.data).items():
         if number <= config.workers:
             continue
-        count = waiting(place / "spool")
+        count = waiting(place / SPOOL)
         if count is None:
-            yield Finding(Severity.WARNING, "workers", f"the queue in {place / 'spool'} cannot be looked into")
+            yield Finding(Severity.WARNING, "workers", f"the queue in {place / SPOOL} cannot be looked into")
         elif count:
-            where = f"{place / 'spool'}, the queue of a worker of a time with more of them"
+            where = f"{place / SPOOL}, the queue of a worker of a time with more of them"
             yield Finding(
                 Severity.OK, "workers", f"{_count(count, 'message')} in {where}: delivered by a process of its own"
             )

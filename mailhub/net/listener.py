@@ -117,7 +117,7 @@ class Listener(Service):
         self.role = role
         self._inherited = {} if inherited is None else inherited
         self._reactor = reactor
-        self._endpoints = tuple(endpoints)
+        self.endpoints = tuple(endpoints)
         self._backlog = backlog
         self._descriptors = Descriptors() if descriptors is None else descriptors
         self._gate = _Gate(self, factory, self._descriptors)
@@ -134,7 +134,7 @@ class Listener(Service):
         if self._ports:
             return
         try:
-            for description in self._endpoints:
+            for description in self.endpoints:
                 self._ports.append(self._bind(description))
         except ListenError:
             self._close()
@@ -162,11 +162,11 @@ class Listener(Service):
         return self._close()
 
     @property
-    def descriptors(self) -> dict[tuple[str, str], int]:
-        """The sockets that are bound, by role and endpoint, as another process may inherit them."""
+    def sockets(self) -> dict[tuple[str, str], int]:
+        """The descriptors that are bound, by role and endpoint, as another process may inherit them."""
         return {
             (self.role, description): port.fileno()  # type: ignore[no-untyped-call]
-            for description, port in zip(self._endpoints, self._ports, strict=True)
+            for description, port in zip(self.endpoints, self._ports, strict=True)
             if isinstance(port, FileDescriptor)
         }
 
@@ -174,6 +174,12 @@ class Listener(Service):
     def addresses(self) -> tuple[IAddress, ...]:
         """What is bound, in the order of the endpoints, with the port numbers that the kernel chose for port 0."""
         return tuple(port.getHost() for port in self._ports)
+
+    def let_go(self) -> Deferred[None]:
+        """Close our ends alone: other processes that listen on the same sockets go on."""
+        for port in self._ports:
+            port._shouldShutdown = False  # type: ignore[attr-defined] # Twisted would shut them for all
+        return self._close()
 
     def _close(self) -> Deferred[None]:
         ports, self._ports = self._ports, []
@@ -196,6 +202,7 @@ class Listener(Service):
             descriptor = self._inherited.get((self.role, description))
             if descriptor is not None:
                 port = self._adopt(descriptor)
+                os.close(descriptor)  # so that no program that we start inherits it in its turn
             elif endpoint.is_all_of_ipv6 and IReactorSocket.providedBy(self._reactor):
                 port = self._bind_ipv6(endpoint)
             else:

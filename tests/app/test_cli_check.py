@@ -394,7 +394,6 @@ def test_limits_that_cannot_be_shared(place: Path) -> None:
     assert sorted(told) == [
         "history.size_max",
         "limits.sessions",
-        "limits.sessions_per_address",
         "outbound.limits.per_destination",
         "route[0].messages_per_minute",
     ]

@@ -162,7 +162,7 @@ class Speaker(Service):
 class Runner(_SomeApplicationRunner):
     def createOrGetApplication(self):
         application = Application("test")
-        log.set_up(options, application, history, "info")
+        log.set_up(options, application, history, "info", bool(options["nodaemon"]))
         Speaker().setServiceParent(application)
         return application
 

@@ -15,7 +15,6 @@ import ssl
 import stat
 import subprocess
 import sys
-import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,16 +25,13 @@ import pytest
 
 import mailhub
 import twisted
+from tests.conftest import PROGRAM
 
 TWISTD = str(Path(sys.executable).parent / "twistd")
 SECONDS_MAX = 30.0
 BODY = "Subject: hello\r\n\r\nHello.\r\n"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: becoming another user needs root")
-#: Site packages and mailhub itself, for an interpreter other than ours.
-PLACES = os.pathsep.join(dict.fromkeys(str(Path(module.__file__).parents[1]) for module in (twisted, mailhub)))
-#: A twistd for whoever cannot run ours, as in a home directory.
-PROGRAM = "from twisted.scripts.twistd import run; run()"
 
 
 # --- small tools -----------------------------------------------------------------------------------------------------
@@ -137,35 +133,6 @@ def taken_port() -> Iterator[int]:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield taken.getsockname()[1]
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A directory that everybody may enter; pytest's own are for their owner alone."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-
-
-@pytest.fixture(scope="session")
-def open_program() -> dict[str, Any]:
-    """twistd as `nobody` can run it: `program` and `environ` for `start`.  Skips where no interpreter will do."""
-    for python in dict.fromkeys((sys.executable, f"/usr/bin/python3.{sys.version_info.minor}", "/usr/bin/python3")):
-        with contextlib.suppress(OSError):
-            found = subprocess.run(
-                [python, "-c", "import apsw, argon2, mailhub.app.tree"],
-                env={**os.environ, "PYTHONPATH": PLACES},
-                cwd="/",
-                user="nobody",
-                group="nogroup",
-                extra_groups=(),
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-            if found.returncode == 0:
-                return {"program": (python, "-c", PROGRAM), "environ": {"PYTHONPATH": PLACES}}
-    pytest.skip("NOT TESTED: no Python here can be run by the user nobody")
 
 
 def texts(directory: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mailhub.app.cli.control_client import NoAnswer, NotRunning, Refused, Request
 from mailhub.app.control_path import NAME
 from mailhub.app.waiting import waiting
-from mailhub.app.worker import directories
+from mailhub.app.worker import SPOOL, directories
 
 if TYPE_CHECKING:
     from mailhub.app.config import Config
@@ -166,10 +166,10 @@ class EveryWorker:
         return NotRunning(str(self._faults[1]) + "".join(f" and {self._database(number)}" for number in others))
 
     def _database(self, number: int) -> Path:
-        return self._places[number] / "spool" / "queue.db"
+        return self._places[number] / SPOOL / "queue.db"
 
     def _is_past(self, number: int) -> bool:
         """Whether nothing is missing where nobody listens: no socket of one that died, and an empty queue."""
         place = self._places[number]
         died = number <= self._workers and os.path.lexists(place / NAME)
-        return not died and waiting(place / "spool") == 0
+        return not died and waiting(place / SPOOL) == 0
