@@ -53,6 +53,8 @@ class SimulatedSpool(MemorySpool):
         self._pending: list[tuple[Deferred[None], Callable[[], None]]] = []
         self._writing: list[tuple[Deferred[None], Callable[[], None]]] = []
         self._is_arranged = False
+        self._is_answering = False
+        self._news = False  # on_ready is due
         self._closing: Deferred[None] | None = None
 
     async def close(self) -> None:
@@ -104,6 +106,7 @@ class SimulatedSpool(MemorySpool):
         works, self._writing = self._writing, []
         self._arrange()
         fault = self._fault()
+        self._is_answering = True
         for done, work in works:
             if fault is not None:
                 done.errback(type(fault)(*fault.args))
@@ -114,8 +117,19 @@ class SimulatedSpool(MemorySpool):
                 done.errback(error)
             else:
                 done.callback(None)
+        self._is_answering = False
+        if self._news:
+            self._news = False
+            self._call_ready()
         if self._closing is not None and not (self._pending or self._writing):
             self._closing.callback(None)
+
+    def _call_ready(self) -> None:
+        """Behind the answers: whoever has handed something in hears of it before anybody claims it."""
+        if self._is_answering:
+            self._news = True
+        else:
+            super()._call_ready()
 
     def _fault(self) -> SpoolError | None:
         if self.fault is not None:
