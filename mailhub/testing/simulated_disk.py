@@ -2,7 +2,10 @@
 
     disk = SimulatedDisk(random.Random(7))
     mounted = disk.mount()                 an IDisk, for as long as nobody pulls the plug
-    disk.power_cut()                       mounted is dead; what was durable is there at the next mount
+    disk.process_died(mounted)             mounted is dead; all that was written is there, for others too
+    disk.power_cut()                       every mount is dead; what was durable is there at the next one
+
+Each process has a mount of its own, and one page cache is behind them all.
 
 Two kinds of file systems.  `ordered` keeps, in a crash, the changes of names up to some moment in their order, and an
 fsync of anything puts all that were made before it on disk (ext4, XFS).  Otherwise it is strict POSIX: names are
@@ -82,13 +85,14 @@ class SimulatedDisk:
         self.names: _Names = {"/": {}}
         self._durable: _Names = {"/": {}}
         self._journal: list[_Change] = []  # not durable yet
-        self._mounted: Mount | None = None
+        self._mounts: list[Mount] = []  # of those who live
         self._planned: dict[str, tuple[int, int]] = {}
 
     def mount(self) -> Mount:
         """The disk, for somebody who lives now."""
-        self._mounted = Mount(self)
-        return self._mounted
+        mount = Mount(self)
+        self._mounts.append(mount)
+        return mount
 
     def fail(self, operation: str, code: int, after: int = 0) -> None:
         """Let `after` such operations pass, then let one fail with this errno."""
@@ -97,7 +101,7 @@ class SimulatedDisk:
     @property
     def open_files(self) -> int:
         """Files that are open now."""
-        return 0 if self._mounted is None else self._mounted.open_files
+        return sum(mount.open_files for mount in self._mounts)
 
     def read(self, path: str) -> bytes:
         """What is in a file, for those who look from outside.  KeyError if there is none."""
@@ -119,9 +123,13 @@ class SimulatedDisk:
 
     # --- crashes -----------------------------------------------------------------------------------------------
 
-    def process_died(self) -> None:
-        """The process is killed, the machine goes on: nothing that was done is lost."""
-        self._unmount()
+    def process_died(self, mount: Mount | None = None) -> None:
+        """The process with this mount is killed, or all are; the machine goes on: nothing that was done is lost."""
+        if mount is None:
+            self._unmount()
+        else:
+            mount.is_dead = True
+            self._mounts = [other for other in self._mounts if other is not mount]
 
     def power_cut(self) -> None:
         """What is not durable may be lost, and some of it is."""
@@ -154,9 +162,9 @@ class SimulatedDisk:
         inode.is_dirty = False
 
     def _unmount(self) -> None:
-        if self._mounted is not None:
-            self._mounted.is_dead = True
-            self._mounted = None
+        for mount in self._mounts:
+            mount.is_dead = True
+        self._mounts.clear()
         self.cut_after = None
 
     # --- for mounts --------------------------------------------------------------------------------------------

@@ -225,3 +225,32 @@ def test_the_plug_is_pulled_in_the_middle_and_the_dead_do_nothing() -> None:
     with pytest.raises(PowerCut):
         disk.create("/file")
     assert list(platter.mount().list("/")) == []
+
+
+def test_a_process_that_dies_takes_nothing_from_the_others() -> None:
+    platter = SimulatedDisk(random.Random(1))
+    one, other = platter.mount(), platter.mount()
+    mine, its = one.create("/mine"), other.create("/its")
+    mine.write(b"not ")
+    its.write(b"written ")
+    platter.process_died(other)
+    with pytest.raises(PowerCut):
+        its.write(b"by the dead")
+    assert platter.open_files == 1
+    mine.write(b"lost")
+    assert (read(one, "/mine"), read(one, "/its")) == (b"not lost", b"written ")
+    mine.fsync()
+    one.fsync_directory("/")
+    platter.power_cut()  # which takes all of them
+    with pytest.raises(PowerCut):
+        mine.write(b"at all")
+    assert read(platter.mount(), "/mine") == b"not lost"
+
+
+def test_the_plug_that_is_to_be_pulled_is_pulled_whoever_dies_before() -> None:
+    platter = SimulatedDisk(random.Random(1))
+    one, other = platter.mount(), platter.mount()
+    platter.cut_after = 1
+    platter.process_died(other)
+    with pytest.raises(PowerCut):
+        one.create("/file")
