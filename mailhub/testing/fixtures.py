@@ -76,6 +76,12 @@ def hub_files() -> Mapping[str, str]:
     return {}
 
 
+@pytest.fixture
+def hub_workers() -> int:
+    """The processes of the hub."""
+    return 1
+
+
 # --- what a test gets --------------------------------------------------------------------------------------------
 
 
@@ -94,9 +100,16 @@ def hub(
     hub_aliases: str,
     hub_people: Sequence[str],
     hub_files: Mapping[str, str],
+    hub_workers: int,
 ) -> SimulatedHub:
     """A whole hub, mx.example.test, that serves example.test."""
-    return world.hub(configuration=hub_configuration, aliases=hub_aliases, people=hub_people, files=hub_files)
+    return world.hub(
+        configuration=hub_configuration,
+        aliases=hub_aliases,
+        people=hub_people,
+        files=hub_files,
+        workers=hub_workers,
+    )
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.base import DelayedCall
@@ -24,6 +24,9 @@ from twisted.internet.interfaces import IConnector, IListeningPort, IReactorTCP,
 from zope.interface import implementer
 
 from mailhub.testing.network import Connector, End, Network
+
+if TYPE_CHECKING:
+    from mailhub.testing.shared_ports import SharedPort
 
 #: Virtual seconds between one octet and the next that a reader who is slow takes.
 SLOW_SECONDS = 30.0
@@ -67,6 +70,8 @@ class Internet(Network):
         #: Pairs of addresses between which nothing goes, in either direction.
         self.parted: set[frozenset[str]] = set()
         self.faults = 0  # what the weather has done to connections
+        #: Ports that several processes of one machine listen on, by address and port.
+        self.shared: dict[tuple[str, int], SharedPort] = {}
         self._heap: list[tuple[float, int, _Call]] = []
         self._order = 0
         self._hosts: dict[str, Host] = {}
@@ -258,7 +263,7 @@ class Host:
         #: What was left when it died.  Python would end coroutines that nobody can reach, at a time of its own.
         self.buried: list[object] = []
         self._ends: dict[End, None] = {}
-        self._ports: dict[tuple[str, int], _Port] = {}
+        self._ports: dict[tuple[str, int], Port] = {}
         self._next_port = 40_000
 
     def die(self, silently: bool = False) -> None:
@@ -298,12 +303,12 @@ class Host:
         self.callLater(0, callable, *args, **kw)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
-        return _Port(self, (self.address, port), factory, IPv4Address("TCP", self.address, port))
+        return Port(self, (self.address, port), factory, IPv4Address("TCP", self.address, port))
 
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> IListeningPort:
-        return _Port(self, (address, 0), factory, UNIXAddress(address.encode()))
+        return Port(self, (address, 0), factory, UNIXAddress(address.encode()))
 
     def connectTCP(
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
@@ -315,19 +320,21 @@ class Host:
     def connectUNIX(self, address: str, factory: Any, timeout: float = 30, checkPID: int = 0) -> IConnector:
         return _Dial(self, (address, 0), factory, timeout, UNIXAddress(None), UNIXAddress(address.encode()))
 
-    def took(self, port: _Port) -> None:
+    def took(self, port: Port) -> None:
         """This port is bound."""
         self._ports[port.where] = port
         self.internet.listen(*port.where, port.factory)
 
-    def freed(self, port: _Port) -> None:
+    def freed(self, port: Port) -> None:
         """It is not any more."""
         del self._ports[port.where]
         self.internet.close(*port.where)
 
 
 @implementer(IListeningPort)
-class _Port:
+class Port:
+    """What one process listens on."""
+
     def __init__(self, host: Host, where: tuple[str, int], factory: Any, address: Any) -> None:
         self.where = where
         self.factory = factory
@@ -346,6 +353,11 @@ class _Port:
 
     def getHost(self) -> Any:
         return self._address
+
+    def accept(self, end: End, caller: Any) -> None:
+        """Take this end of a connection that `caller` has made."""
+        self._host.belongs(end)
+        end.attach(self.factory.buildProtocol(caller), None)
 
 
 class _Dial(Connector):
@@ -378,8 +390,9 @@ class _Dial(Connector):
     def _answered(self) -> None:
         internet = self._host.internet
         listening = internet.find(*self._where)
+        shared = internet.shared.get(self._where)
         there = internet.host_at(self._where[0])
-        if listening is None:
+        if listening is None and shared is None:
             self._failed(ConnectionRefusedError())  # type: ignore[no-untyped-call]
             return
         client, server = End(internet, self._here, self._there), End(internet, self._there, self._here)
@@ -387,8 +400,11 @@ class _Dial(Connector):
         self._ends = client
         internet.joined(client, server)
         self._host.belongs(client)
-        if there is not None:
+        if there is not None and shared is None:
             there.belongs(server)
         internet.watch(f"net connect {self._host.address} {self._where[0]}:{self._where[1]}")
         client.attach(self._factory.buildProtocol(self._there), self)
-        server.attach(listening.buildProtocol(self._here), None)
+        if shared is not None:
+            shared.come(server, self._here)
+        elif listening is not None:
+            server.attach(listening.buildProtocol(self._here), None)

@@ -4,16 +4,19 @@
     outcome.violations        nothing, or the sentences of the oracle
 
 For some hours troubles come: networks, names, disks, other hosts, clocks, crashes.  Then all is mended, and within the
-time after which a hub gives up everything must have come to an end.
+time after which a hub gives up everything must have come to an end.  In a third of the lives hubs have workers; what is
+drawn for them is drawn apart, so that the other lives are what they are without it.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
+from mailhub.history.line import Event
 from mailhub.model import reply
 from mailhub.testing import remote_mta
 from mailhub.testing.client import Mail
@@ -21,6 +24,7 @@ from mailhub.testing.internet import Weather
 from mailhub.testing.oracle import Oracle, check_relay
 from mailhub.testing.remote_mta import Endless, Pause, RemoteMta
 from mailhub.testing.simulated_hub import SimulatedHub
+from mailhub.testing.simulated_process import SimulatedProcess
 from mailhub.testing.world import DAY, HOUR, MINUTE, Stuck, World
 
 CONFIGURATION = """\
@@ -92,6 +96,11 @@ TROUBLE_SECONDS = 3 * HOUR
 REST_SECONDS = 10 * HOUR
 #: And as long as idle connections and sessions may be kept.
 QUIET_SECONDS = 30 * MINUTE
+#: Of the lives, those in which hubs have workers, and how many these have.
+WORKERS_SHARE = 1 / 3
+WORKERS = (2, 2, 3)
+#: There, mails begin together: all within a second that would begin within so many.
+RUSH_SECONDS = 20 * MINUTE
 
 
 @dataclass
@@ -136,6 +145,9 @@ class Life:
         self.world = world
         self.chance = world.chance
         self.oracle = Oracle(world)
+        #: For what has to do with workers alone.
+        self.workers_chance = random.Random(f"{world.seed}/workers")  # noqa: S311 -- the same each time
+        self.has_workers = self.workers_chance.random() < WORKERS_SHARE
         self.troubles: list[str] = []
         self._strangers: list[int] = []
 
@@ -143,8 +155,11 @@ class Life:
         """From the beginning to the end."""
         self._people()
         chosen = [trouble for trouble in TROUBLES if self.chance.random() < 0.3]
-        if self.chance.random() < 0.15:
+        is_calm = self.chance.random() < 0.15
+        if is_calm:
             chosen = []  # nothing goes wrong, so nothing is excused
+        elif self.has_workers:
+            chosen += [trouble for trouble in WORKER_TROUBLES if self.workers_chance.random() < 0.5]
         for trouble in chosen:
             self.troubles.append(trouble.__name__)
             trouble(self)
@@ -167,17 +182,33 @@ class Life:
         )
         files = {"plugins/relay_for_network.py": PLUGIN}
         first = world.hub(
-            f"mx.{OURS}", "192.0.2.1", domain=OURS, configuration=configuration, aliases=ALIASES, files=files
+            f"mx.{OURS}",
+            "192.0.2.1",
+            domain=OURS,
+            configuration=configuration,
+            aliases=ALIASES,
+            files=files,
+            workers=self._workers(),
         )
         first.disk.ordered = chance.random() < 0.5
         if chance.random() < 0.3:
-            second = world.hub(f"mx.{THEIRS}", "192.0.2.2", domain=THEIRS, configuration=configuration, files=files)
+            second = world.hub(
+                f"mx.{THEIRS}",
+                "192.0.2.2",
+                domain=THEIRS,
+                configuration=configuration,
+                files=files,
+                workers=self._workers(),
+            )
             second.disk.ordered = chance.random() < 0.5
         for domain in ("far.example", "slow.example", "client.example"):
             remote = world.remote_mta(domain)
             remote.at("rcpt", reply(550, "5.1.1", "No such user"), when=lambda address: address.local == "nobody")
         if chance.random() < 0.3:
             world.remote_mta("far.example", "mx2.far.example", preference=20)
+
+    def _workers(self) -> int:
+        return self.workers_chance.choice(WORKERS) if self.has_workers else 1
 
     def _correspondence(self) -> None:
         chance = self.chance
@@ -198,7 +229,13 @@ class Life:
                 leaves_after=chance.randrange(200) if chance.random() < 0.07 else None,
             )
             ip = STRANGER if is_stranger else TRUSTED
-            self.world.later(chance.uniform(0, TROUBLE_SECONDS / 2), self._send, mail, ip)
+            self.world.later(self._together(chance.uniform(0, TROUBLE_SECONDS / 2)), self._send, mail, ip)
+
+    def _together(self, at: float) -> float:
+        """Workers have something to do at the same time."""
+        if not self.has_workers:
+            return at
+        return at // RUSH_SECONDS * RUSH_SECONDS + self.workers_chance.random()
 
     def _send(self, mail: Mail, ip: str) -> None:
         if ip == STRANGER:
@@ -226,7 +263,8 @@ class Life:
         for hub in world.hubs.values():
             hub.disk.fault_share = 0.0
             hub.disk.cut_after = None
-            hub.shelf.fault_share = hub.shelf.full_share = 0.0
+            for shelf in hub.shelves:
+                shelf.fault_share = shelf.full_share = 0.0
             self._resume(hub)
 
     def _rest(self) -> None:
@@ -234,7 +272,7 @@ class Life:
 
         def is_at_rest() -> bool:
             return all(attempt.is_over for attempt in world.attempts) and not any(
-                hub.shelf.messages for hub in world.hubs.values()
+                hub.queued() for hub in world.hubs.values()
             )
 
         try:
@@ -251,9 +289,41 @@ class Life:
             hub.kill(power)
             self.world.later(self.chance.uniform(1, 600), self._resume, hub)
 
+    def kill_worker(self, hub: SimulatedHub) -> None:
+        """One of those that live, now; it comes back after a while, or in a moment, as supervisors do it."""
+        chance = self.workers_chance
+        living = [number for number, process in hub.processes.items() if process.is_alive]
+        if living:
+            hub.kill(worker=chance.choice(living))
+            self.world.later(chance.choice((1.0, chance.uniform(1, 600))), self._resume, hub)
+
+    def stop_worker(self, hub: SimulatedHub) -> None:
+        """As kill_worker, in order."""
+        chance = self.workers_chance
+        living = [process for process in hub.processes.values() if process.is_up]
+        if living:
+            chance.choice(living).stop()
+            self.world.later(chance.uniform(60, 600), self._resume, hub)
+
+    def recount(self, hub: SimulatedHub, workers: int) -> None:
+        """It is killed as a whole, and comes back with so many workers."""
+        hub.workers = workers
+        self.kill(hub, power=self.workers_chance.random() < 0.3)
+
+    def dismiss(self, hub: SimulatedHub) -> None:
+        """As soon as a worker but the first has mail, that worker is configured no more."""
+        chance = self.workers_chance
+
+        def watch(process: SimulatedProcess, event: Event) -> None:
+            if process.machine is hub and process.number > 1 and event[1] in ("queued", "deferred"):
+                self.world.observers.remove(watch)
+                workers = chance.randrange(1, process.number)
+                self.world.later(chance.uniform(0, 0.05), self.recount, hub, workers)
+
+        self.world.observers.append(watch)
+
     def _resume(self, hub: SimulatedHub) -> None:
-        if not hub.is_alive:
-            hub.start()
+        hub.revive()
 
     def keep_alive(self, hub: SimulatedHub) -> None:
         """Whatever ends it, it is started again."""
@@ -307,9 +377,10 @@ def disks(life: Life) -> None:
     chance = life.chance
     for hub in life.world.hubs.values():
         hub.disk.fault_share = chance.choice((0.01, 0.05, 0.2))
-        hub.shelf.fault_share = chance.choice((0.0, 0.1, 0.3))
-        hub.shelf.full_share = chance.choice((0.0, 0.1))
-        hub.shelf.seconds = chance.choice(((0.001, 0.02), (0.1, 2.0)))
+        fault_share, full_share = chance.choice((0.0, 0.1, 0.3)), chance.choice((0.0, 0.1))
+        seconds = chance.choice(((0.001, 0.02), (0.1, 2.0)))
+        for shelf in hub.shelves:
+            shelf.fault_share, shelf.full_share, shelf.seconds = fault_share, full_share, seconds
 
 
 def crashes(life: Life) -> None:
@@ -347,6 +418,28 @@ def clocks(life: Life) -> None:
 
 
 TROUBLES = (network, partition, names, disks, crashes, others, clocks)
+
+
+def worker_crashes(life: Life) -> None:
+    """Single workers are killed at any event, or stopped in order."""
+    chance, world = life.workers_chance, life.world
+    for hub in world.hubs.values():
+        for _ in range(chance.randint(2, 4)):
+            end = life.stop_worker if chance.random() < 0.2 else life.kill_worker
+            world.at_event(world.internet.events + chance.randrange(10, 900), functools.partial(end, hub))
+        life.keep_alive(hub)
+
+
+def worker_counts(life: Life) -> None:
+    """Somebody configures fewer workers, or more."""
+    chance, world = life.workers_chance, life.world
+    for hub in world.hubs.values():
+        world.later(chance.uniform(0, HOUR), life.dismiss, hub)
+        world.later(chance.uniform(HOUR, 2 * HOUR), life.recount, hub, chance.choice(WORKERS))
+        life.keep_alive(hub)
+
+
+WORKER_TROUBLES = (worker_crashes, worker_counts)
 
 
 def _defers(remote: RemoteMta, chance: random.Random) -> None:

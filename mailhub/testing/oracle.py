@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mailhub.history.causes import unexplained
 from mailhub.history.line import Event
 from mailhub.model import Address, ReversePath
 from mailhub.testing.client import Attempt
@@ -20,6 +21,7 @@ from mailhub.testing.client import Attempt
 if TYPE_CHECKING:
     from mailhub.queue.schedule import Schedule
     from mailhub.testing.simulated_hub import SimulatedHub
+    from mailhub.testing.simulated_process import SimulatedProcess
     from mailhub.testing.world import World
 
 VIOLATIONS_MAX = 50
@@ -37,7 +39,7 @@ _OURS = re.compile(rb"(?:(?:Return-Path|Delivered-To|X-Original-To|Received):[^\
 class Taken:
     """One message that a hub has answered for: by a 250, or by a notification of its own."""
 
-    hub: SimulatedHub
+    process: SimulatedProcess
     queue_id: str
     message_id: str
     reverse_path: ReversePath
@@ -45,13 +47,21 @@ class Taken:
     session_id: str = ""
     is_notification: bool = False
 
+    @property
+    def hub(self) -> SimulatedHub:
+        """Whose process it is."""
+        return self.process.machine
+
 
 @dataclass
 class _Course:
-    """The recipients of one message of one hub, as far as its history tells."""
+    """The recipients of one message in the queue of one process, as far as its history tells."""
 
     last: dict[Address, str] = field(default_factory=dict)  # the last outcome
     due: dict[Address, tuple[float, int, int]] = field(default_factory=dict)  # not before; kills and jumps until then
+    attempted: dict[Address, int] = field(default_factory=dict)  # the kills until the last attempt
+    #: A process has died in an attempt, or right behind it: the next one may make a second copy.
+    may_be_repeated: bool = False
 
 
 class Oracle:
@@ -64,7 +74,10 @@ class Oracle:
         #: By hub and queue id: what was told about, and in which messages.
         self.told: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.untold: set[tuple[str, str]] = set()
+        #: By the process in whose queue it is, and its id.
         self._courses: dict[tuple[str, str], _Course] = defaultdict(_Course)
+        #: The life in which a session was, by the hub and its id.
+        self._sessions: dict[tuple[str, str], tuple[str, int]] = {}
         self._resolved: dict[tuple[str, str], set[Address]] = defaultdict(set)  # aliases that sessions asked for
         self._lives: Counter[str] = Counter()
         world.observers.append(self.watch)
@@ -77,37 +90,49 @@ class Oracle:
 
     # --- all along ---------------------------------------------------------------------------------------------
 
-    def watch(self, hub: SimulatedHub, event: Event) -> None:
-        """One event of a hub."""
+    def watch(self, process: SimulatedProcess, event: Event) -> None:
+        """One event of a process of a hub."""
         at, kind, session_id, queue_id, facts = event
-        if self._lives[hub.hostname] != hub.lives:
-            self._lives[hub.hostname] = hub.lives
+        hub = process.machine
+        if self._lives[process.name] != process.lives:
+            self._lives[process.name] = process.lives
             for (name, _), course in self._courses.items():
-                if name == hub.hostname:
+                if name == process.name:
                     course.last.clear()
+        taken = self.taken.get((hub.hostname, queue_id)) if queue_id else None
+        if taken is not None and taken.process is not process:
+            self.violation(f"{queue_id} is in the queue of {taken.process.name}, and {process.name} says: {kind}")
+        if kind == "greeted":
+            self._greeted(process, session_id)
         match kind:
             case "queued":
-                self._queued(hub, session_id, queue_id, facts)
+                self._queued(process, session_id, queue_id, facts)
             case "resolved":
                 self._note_alias(hub, session_id, facts)
             case "notified":
-                self._notified(hub, queue_id, facts)
+                self._notified(process, queue_id, facts)
             case "not notified":
                 self.untold.add((hub.hostname, queue_id))
             case "attempted":
-                self._attempted(hub, at, queue_id, facts)
+                self._attempted(process, at, queue_id, facts)
             case "delivered" | "failed" | "deferred":
-                self._outcome(hub, at, kind, queue_id, facts)
+                self._outcome(process, at, kind, queue_id, facts)
+
+    def _greeted(self, process: SimulatedProcess, session_id: str) -> None:
+        life = (process.name, process.lives)
+        other = self._sessions.setdefault((process.machine.hostname, session_id), life)
+        if other != life:
+            self.violation(f"the session id {session_id} was given twice: in {_life(other)} and in {_life(life)}")
 
     def _note_alias(self, hub: SimulatedHub, session_id: str, facts: Mapping[str, Any]) -> None:
         self._resolved[hub.hostname, session_id].add(facts["recipient"])
 
-    def _queued(self, hub: SimulatedHub, session_id: str, queue_id: str, facts: Mapping[str, Any]) -> None:
-        key = (hub.hostname, queue_id)
+    def _queued(self, process: SimulatedProcess, session_id: str, queue_id: str, facts: Mapping[str, Any]) -> None:
+        key = (process.machine.hostname, queue_id)
         if key in self.taken:
             self.violation(f"the queue id {queue_id} was given twice")
         self.taken[key] = Taken(
-            hub,
+            process,
             queue_id,
             str(facts.get("message_id", "")),
             facts["reverse_path"],
@@ -115,7 +140,8 @@ class Oracle:
             session_id,
         )
 
-    def _notified(self, hub: SimulatedHub, queue_id: str, facts: Mapping[str, Any]) -> None:
+    def _notified(self, process: SimulatedProcess, queue_id: str, facts: Mapping[str, Any]) -> None:
+        hub = process.machine
         about = self.taken.get((hub.hostname, queue_id))
         if facts["reverse_path"] is None or (about is not None and about.reverse_path is None):
             self.violation(f"a notification about {queue_id}, which came from the null sender")
@@ -125,18 +151,20 @@ class Oracle:
         if key in self.taken:
             self.violation(f"the queue id {key[1]} was given twice")
         sender = facts["reverse_path"]
-        self.taken[key] = Taken(hub, key[1], "", None, () if sender is None else (sender,), is_notification=True)
+        self.taken[key] = Taken(process, key[1], "", None, () if sender is None else (sender,), is_notification=True)
         for recipient in facts["recipients"]:
             self.told[hub.hostname, queue_id][str(facts["action"])].add(f"{recipient} {key[1]}")
 
-    def _attempted(self, hub: SimulatedHub, at: float, queue_id: str, facts: Mapping[str, Any]) -> None:
-        course = self._courses[hub.hostname, queue_id]
+    def _attempted(self, process: SimulatedProcess, at: float, queue_id: str, facts: Mapping[str, Any]) -> None:
+        course = self._courses[process.name, queue_id]
         route = str(facts["route"])
         for recipient in facts["recipients"]:
             due = course.due.get(recipient)
-            if due is not None and due[1:] == (hub.kills, self.world.clock_jumps) and at < due[0] - SLACK_SECONDS:
+            if due is not None and due[1:] == (process.kills, self.world.clock_jumps) and at < due[0] - SLACK_SECONDS:
                 self.violation(f"{queue_id} to {recipient} was tried {due[0] - at:.1f} s early")
             course.last.pop(recipient, None)
+            course.may_be_repeated |= course.attempted.get(recipient, process.kills) != process.kills
+            course.attempted[recipient] = process.kills
             if route != "local":
                 self._check_limit(recipient.domain)
 
@@ -144,33 +172,40 @@ class Oracle:
         """As the other side sees it; behind a broken network it also sees what has long ended here."""
         if self.world.had_faults:
             return
-        limit = sum(hub.config.outbound.limits.per_destination for hub in self.world.hubs.values())
+        limit = sum(
+            process.worker.share(hub.config.outbound.limits.per_destination)
+            for hub in self.world.hubs.values()
+            for process in hub.processes.values()
+        )
         remotes = [remote for name, remote in self.world.remotes.items() if name.endswith(f".{domain}")]
         transactions = sum(remote.transactions for remote in remotes)
         if transactions > limit:
             self.violation(f"{transactions} deliveries to {domain} at once, and {limit} are allowed")
 
-    def _outcome(self, hub: SimulatedHub, at: float, kind: str, queue_id: str, facts: Mapping[str, Any]) -> None:
-        course = self._courses[hub.hostname, queue_id]
+    def _outcome(
+        self, process: SimulatedProcess, at: float, kind: str, queue_id: str, facts: Mapping[str, Any]
+    ) -> None:
+        course = self._courses[process.name, queue_id]
         recipient = facts["recipient"]
         before = course.last.get(recipient)
         if {before, kind} == {"delivered", "failed"}:
             self.violation(f"{queue_id} to {recipient} is {before} and {kind} by the same attempt")
         course.last[recipient] = kind
         if kind == "deferred":
-            schedule = _schedule(hub)
+            schedule = _schedule(process.machine)
             wait = float(facts["next_attempt_at"]) - at
             if not schedule.shortest_seconds - SLACK_SECONDS <= wait <= schedule.longest_seconds + SLACK_SECONDS:
                 self.violation(f"{queue_id} to {recipient} is to wait {wait:.1f} s")
-            course.due[recipient] = (float(facts["next_attempt_at"]), hub.kills, self.world.clock_jumps)
+            course.due[recipient] = (float(facts["next_attempt_at"]), process.kills, self.world.clock_jumps)
 
     # --- at rest -----------------------------------------------------------------------------------------------
 
     def at_rest(self) -> None:
         """Everything is over, and every hub serves: what is left?  Ends all lives."""
-        had_faults = self.world.had_faults
         for hub in self.world.hubs.values():
             self._check_leaks(hub)
+            for process in hub.processes.values():
+                self._check_history(process)
         for hub in self.world.hubs.values():
             hub.kill(power=True)
         self.violations += [f"the program failed: {problem}" for problem in self.world.problems]
@@ -185,12 +220,26 @@ class Oracle:
             if origin is None:
                 continue
             # An alias of another hub is another way to the same person, and another message there.
-            ways = Counter(found[1] if (found := _RECEIVED.search(content)) else b"" for content in contents)
-            if max(ways.values()) > 1 and not had_faults:
+            ways = Counter(found[1].decode() if (found := _RECEIVED.search(content)) else "" for content in contents)
+            if any(times > 1 and not self._may_be_repeated(queue_id) for queue_id, times in ways.items()):
                 self.violation(f"{message_id} reached {recipient} {len(contents)} times, and nothing had gone wrong")
             for content in contents:
                 if not _is_intact(content, origin.mail.content):
                     self.violation(f"{message_id} reached {recipient} with other octets than were accepted")
+
+    def _may_be_repeated(self, queue_id: str) -> bool:
+        """Whether something has happened that may lead to a second copy of this message."""
+        world = self.world
+        if world.is_scripted or world.internet.faults or world.clock_jumps or world.had_disk_faults:
+            return True
+        return any(course.may_be_repeated for (_, name), course in self._courses.items() if name == queue_id)
+
+    def _check_history(self, process: SimulatedProcess) -> None:
+        """Of a process that nobody has killed: every event of its history has its cause there."""
+        if process.kills or self.world.had_disk_faults:
+            return
+        for sentence in unexplained(event for event in process.told() if event.kind != "started"):
+            self.violation(f"{process.name} does not explain itself: {sentence}")
 
     def _check_leaks(self, hub: SimulatedHub) -> None:
         name = hub.hostname
@@ -232,7 +281,9 @@ class Oracle:
             if notifications:
                 if not any(self._notification_is_safe(taken, each, copies) for each in sorted(notifications)):
                     self.violation(f"{hub}: the notification about {taken.queue_id} to {recipient} was lost")
-            elif self._courses[key].last.get(recipient) == "failed" or self._has_failed(taken, recipient):
+            elif self._courses[taken.process.name, taken.queue_id].last.get(recipient) == "failed" or self._has_failed(
+                taken, recipient
+            ):
                 if taken.reverse_path is not None and key not in self.untold:
                     self.violation(f"{hub}: {taken.queue_id} to {recipient} failed, and its sender was not told")
             else:
@@ -285,6 +336,10 @@ def check_relay(oracle: Oracle, attempts: Iterable[Attempt], ours: Iterable[str]
         for recipient in attempt.accepted:
             if not recipient.lower().endswith(domains):
                 oracle.violation(f"{attempt.ip} may not relay, and did so to {recipient}")
+
+
+def _life(life: tuple[str, int]) -> str:
+    return f"life {life[1]} of {life[0]}"
 
 
 def _schedule(hub: SimulatedHub) -> Schedule:

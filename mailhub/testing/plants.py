@@ -3,7 +3,8 @@
     with plant("no fsync"):
         ...                      the oracle must find it
 
-A plant changes the product where a careless change of it would, and nothing in the simulators or the oracle.
+A plant changes the product where a careless change of it would, and nothing in the simulators or the oracle.  Where the
+World plays a part of the product (files that retry, the supervisor), it is changed there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from mailhub.app.worker import Worker
 from mailhub.deliver import maildir as maildir_delivery
 from mailhub.dsn.notifier import Notifier
 from mailhub.model import Address, Delivered
@@ -22,6 +24,7 @@ from mailhub.receiver.receiver import Receiver
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.queue_id import QueueIds
 from mailhub.testing.simulated_disk import SimulatedFile
+from mailhub.testing.simulated_hub import SimulatedHub
 
 
 @contextmanager
@@ -133,6 +136,31 @@ def _null_sender() -> Any:
     return _patched(Notifier, "tell", make)
 
 
+def _unmarked_sessions() -> Any:
+    """Workers count their sessions alike, with nothing in the ids that tells theirs from those of siblings."""
+    return _patched(Worker, "session_mark", lambda original: property(lambda self: ""))
+
+
+def _taken_over() -> Any:
+    """When a worker has died, a sibling takes over its queue, and nobody tells the worker that comes back."""
+
+    def make(original: Any) -> Any:
+        def kill(self: SimulatedHub, power: bool = False, worker: int | None = None) -> None:
+            original(self, power, worker)
+            siblings = [process for process in self.processes.values() if process.is_up and process.number != worker]
+            if worker is not None and siblings:
+                siblings[0].shelf.messages.update(self.processes[worker].shelf.messages)
+
+        return kill
+
+    return _patched(SimulatedHub, "kill", make)
+
+
+def _forgotten_worker() -> Any:
+    """With fewer workers than before, nobody looks at the queues of the others."""
+    return _patched(SimulatedHub, "_left_over", lambda original: lambda self: [])
+
+
 #: By the names that `--plant` takes.
 PLANTS: Mapping[str, Callable[[], Any]] = {
     "no-fsync": _no_fsync,
@@ -142,6 +170,9 @@ PLANTS: Mapping[str, Callable[[], Any]] = {
     "reused-ids": _reused_ids,
     "retried-fsync": _retried_fsync,
     "null-sender": _null_sender,
+    "unmarked-sessions": _unmarked_sessions,
+    "taken-over": _taken_over,
+    "forgotten-worker": _forgotten_worker,
 }
 
 

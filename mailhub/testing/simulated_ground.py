@@ -87,7 +87,10 @@ class _Noted(Changes):
 
 
 class SimulatedMemory:
-    """What policies remember: durable FLUSH_SECONDS later, as the real one."""
+    """What policies remember: durable FLUSH_SECONDS later, as the real one.
+
+    Several workers read what is `kept` when they open, write their own changes to it, and tell them to their siblings.
+    """
 
     def __init__(
         self, host: Host, kept: dict[tuple[str, str], tuple[bytes, float]], siblings: ISiblings | None
@@ -136,7 +139,7 @@ class SimulatedMemory:
 
 
 class SimulatedGround(Ground):
-    """The ground of one life of one hub."""
+    """The ground of one life of one process of a hub."""
 
     maildrop_poll_seconds = MAILDROP_SECONDS
 
@@ -150,18 +153,24 @@ class SimulatedGround(Ground):
         seed: str,
         tell: Callable[[Event], None],
         power_cut: Callable[[], None],
+        siblings: ISiblings,
     ) -> None:
         self._host = host
         self._zone = zone
-        self._mount = disk.mount()
+        #: The disk, as this process has it.
+        self.mount = disk.mount()
         self._shelf = shelf
         self._kept = kept
         self._chance = random.Random(seed)  # noqa: S311 -- the same each time is what it is for
         self._tell = tell
         self._power_cut = power_cut
+        self._siblings = siblings
         self.simulated_spool: SimulatedSpool | None = None
         #: What the hub wants to have called when somebody sets the clock.
         self.clock_was_set: Callable[[float], None] = lambda seconds: None
+
+    def siblings(self) -> ISiblings:
+        return self._siblings
 
     def chance(self) -> random.Random:
         return self._chance
@@ -187,7 +196,7 @@ class SimulatedGround(Ground):
         return found
 
     def disk(self) -> IDisk:
-        return self._mount
+        return self.mount
 
     def workers(self, reactor: Any, threads_max: int, name: str) -> IWorkers:
         return SimulatedWorkers(self._host, self._chance, self._power_cut)

@@ -6,6 +6,14 @@
     hub.start()          the next life
     hub.mailbox("alice@example.test")
 
+    hub = world.hub("mx.example.test", "192.0.2.1", workers=2)
+    hub.kill(worker=2)   this process alone; its siblings go on, and the ports stay open
+    hub.start(worker=2)  its next life; until then nobody starts it
+
+A hub with workers is one machine: one disk, one address, the same ports, accounts, mailboxes and memory of policies.
+The World plays the supervisor: it holds the ports for as long as the machine is not killed or stopped as a whole, and
+starts a worker that is no longer configured for as long as there is mail in its queue.
+
 What the configuration points to (accounts, aliases, certificates, plugins) are real files in a temporary directory,
 made once a process for each configuration and only read from then on.
 """
@@ -15,13 +23,15 @@ from __future__ import annotations
 import atexit
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mailhub.app.config import Config, load
-from mailhub.app.launcher import Launcher, StartError
+from mailhub.app.siblings import NoSiblings
 from mailhub.app.tree import Hub
+from mailhub.app.worker import Worker
 from mailhub.history.line import Event, lines
 from mailhub.history.pages import Told, parse
 from mailhub.history.story import Story
@@ -29,9 +39,10 @@ from mailhub.model import Address
 from mailhub.net import self_signed
 from mailhub.store import passwd_file, passwords
 from mailhub.store.disk import RealDisk
-from mailhub.testing.internet import Host
+from mailhub.testing.shared_ports import SharedPorts
+from mailhub.testing.siblings import Exchange
 from mailhub.testing.simulated_disk import SimulatedDisk
-from mailhub.testing.simulated_ground import SimulatedGround
+from mailhub.testing.simulated_process import SimulatedProcess
 from mailhub.testing.spool import Shelf
 
 if TYPE_CHECKING:
@@ -54,7 +65,6 @@ tls = "none"
 [log]
 level = "error"
 """
-ROLES = frozenset({"mta", "msa", "lmtp", "mda", "outbound"})
 
 #: Sites that were made, by what is in them.
 _sites: dict[object, Config] = {}
@@ -96,7 +106,7 @@ def site(files: Mapping[str, str], people: Iterable[str], now: float) -> Config:
 
 
 class SimulatedHub:
-    """See above.  `events` are those of all its lives, `told` sees each of them first."""
+    """See above.  `events` are those of all lives of all its processes."""
 
     def __init__(
         self,
@@ -108,6 +118,7 @@ class SimulatedHub:
         aliases: str,
         people: Iterable[str],
         files: Mapping[str, str],
+        workers: int = 1,
     ) -> None:
         self.world = world
         self.hostname = hostname
@@ -117,115 +128,160 @@ class SimulatedHub:
         text = configuration.replace("{hostname}", hostname).replace("{domain}", domain)
         self.config = site({"mailhub.toml": text, "aliases": aliases, **files}, self.people, world.internet.rightNow)
         self.disk = SimulatedDisk(random.Random(f"{world.seed}/disk/{hostname}"))  # noqa: S311
-        self.shelf = Shelf()
-        self.disk.watch = self.shelf.watch = lambda words: world.note(f"{hostname} {words}")
+        self.disk.watch = lambda words: world.note(f"{hostname} {words}")
         self.events: list[Event] = []
-        self.lives = 0
-        self.kills = 0
-        #: Whether it serves now.
-        self.is_up = False
-        self.hub: Hub | None = None
-        self._ground: SimulatedGround | None = None
-        self._host: Host | None = None
-        self._kept: dict[tuple[str, str], tuple[bytes, float]] = {}
-        self._buried: list[object] = []
+        #: So many workers are configured, from the next start of the whole hub on.
+        self.workers = workers
+        #: By their numbers: all workers that there ever were.
+        self.processes: dict[int, SimulatedProcess] = {}
+        #: What the file of the policies' memory holds.
+        self.kept: dict[tuple[str, str], tuple[bytes, float]] = {}
+        self._exchange = Exchange(random.Random(f"{world.seed}/news/{hostname}"))  # noqa: S311
+        self._ports: SharedPorts | None = None
         for path in (self.config.data, self.config.log.file.parent, self.config.history.file.parent):
-            self.disk.mount().make_directory(str(path))
+            self._make_directory(str(path))
+        for number in range(1, workers + 1):
+            self._process(number)
+
+    def _process(self, number: int) -> SimulatedProcess:
+        if number not in self.processes:
+            self.processes[number] = SimulatedProcess(self, number)
+            directory = Worker(number).directory(self.config.data)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_directory(str(directory))
+        return self.processes[number]
+
+    def _make_directory(self, path: str) -> None:
+        """In no life, so that nothing can go wrong in it."""
+        disk = self.disk
+        fault_share, cut_after = disk.fault_share, disk.cut_after
+        disk.fault_share, disk.cut_after = 0.0, None
+        mount = disk.mount()
+        mount.make_directory(path)
+        disk.process_died(mount)
+        disk.fault_share, disk.cut_after = fault_share, cut_after
 
     # --- lives -------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin a life.  It serves a little later (`is_up`).  Raises StartError, and RuntimeError if it lives."""
-        if self._host is not None:
-            raise RuntimeError(f"{self.hostname} is alive")
-        self.lives += 1
-        world = self.world
-        host = self._host = world.internet.host(self.address)
-        seed = f"{world.seed}/hub/{self.hostname}/{self.lives}"
-        ground = self._ground = SimulatedGround(
-            host,
-            world.zone,
-            self.disk,
-            self.shelf,
-            self._kept,
-            seed,
-            lambda event: self._tell(host, event),
-            lambda: self.kill(power=True),
-        )
-        world.note(f"{self.hostname} starts")
-        self.hub = Hub(self.config, ROLES, host, {}, _Launched(self), ground)
-        self.hub.privilegedStartService()
-        self.hub.startService()
+    def start(self, worker: int | None = None) -> None:
+        """Begin a life: of all workers, or of this one.  It serves a little later (`is_up`).
 
-    def serves(self) -> None:
-        """For the launcher."""
-        self.is_up = True
-        self.world.note(f"{self.hostname} serves")
+        Raises StartError, and RuntimeError if it lives.
+        """
+        if worker is None and self.is_alive:
+            raise RuntimeError(f"{self.hostname} is alive")
+        if not self.is_alive:
+            self._numbers = [*range(1, self.workers + 1), *self._left_over()]
+            self._configured = self.workers
+            if len(self._numbers) > 1:
+                self._ports = SharedPorts(self.world.internet, self.address)
+        for number in self._numbers if worker is None else [worker]:
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        process, worker = self._process(number), Worker(number, self._configured)
+        if self._ports is None:
+            process.start(self.world.internet.host(self.address), worker, NoSiblings())
+        else:
+            host = self._ports.process()
+            process.start(host, worker, self._exchange.join(host))
+
+    def _left_over(self) -> list[int]:
+        """The workers that are no longer configured and have mail in their queues."""
+        return [
+            number for number, process in self.processes.items() if number > self.workers and process.shelf.messages
+        ]
+
+    def revive(self) -> None:
+        """Start whoever should live and does not."""
+        if not self.is_alive:
+            self.start()
+            return
+        for number in self._numbers:
+            if self.is_alive and not self.processes[number].is_alive:
+                self._start(number)
 
     def clock_was_set(self, seconds: float) -> None:
         """For the World: the hub hears of it, as soon as it looks."""
-        if self._ground is not None and self._host is not None:
-            self._ground.clock_was_set(seconds)
+        for process in self.processes.values():
+            if process.ground is not None:
+                process.ground.clock_was_set(seconds)
 
-    def could_not_start(self, cause: str) -> None:
-        """For the launcher.  With a faulty disk that is no fault of the hub's: its process ends, loudly."""
-        self.world.note(f"{self.hostname} cannot start")
-        if not self.disk.fault_share:
-            self.world.problem(f"{self.hostname} cannot start: {cause}")
+    def kill(self, power: bool = False, worker: int | None = None) -> None:
+        """It is gone at once, or this worker of it.  With `power`, what the disk had not made durable may be gone too.
 
-    def kill(self, power: bool = False) -> None:
-        """It is gone at once.  With `power`, what the disk had not made durable may be gone with it."""
-        host, ground = self._host, self._ground
-        if host is None or ground is None:
+        Raises ValueError for the power of a single worker: all have the same.
+        """
+        if worker is not None and power:
+            raise ValueError("workers have no power supplies of their own")
+        if worker is not None and self._ports is not None:
+            self.processes[worker].kill()
             return
-        self.world.note(f"{self.hostname} {'loses power' if power else 'is killed'}")
-        self.kills += 1
-        self.is_up = False
-        spool = ground.simulated_spool
-        if spool is not None:
-            spool.cut()
-        host.die(silently=power)
+        if not self.is_alive:
+            return
+        for process in self.processes.values():
+            process.kill(power)
+        self._end(power)
+
+    def stop(self, seconds_max: float = 120.0, worker: int | None = None) -> None:
+        """End it as SIGTERM does, or this worker of it, and wait for that."""
+        if worker is None and self._ports is not None:
+            self._ports.close()
+        processes = self.processes.values() if worker is None else [self.processes[worker]]
+        stopping = [process for process in processes if process.is_alive]
+        for process in stopping:
+            process.stop()
+        self.world.run_until(lambda: not any(process.is_alive for process in stopping), seconds_max)
+        if worker is None or self._ports is None:
+            self._end(power=False)
+
+    def _end(self, power: bool) -> None:
+        """Nobody lives here any more."""
+        if self._ports is not None:
+            self._ports.close(silently=power)
+            self._ports = None
         if power:
             self.disk.power_cut()
         else:
             self.disk.process_died()
-        self._bury()
 
-    def stop(self, seconds_max: float = 120.0) -> None:
-        """End it as SIGTERM does, and wait for that."""
-        if self.hub is None or self._host is None:
-            return
-        stopped: list[object] = []
-        self.hub.stopService().addBoth(stopped.append)
-        self.world.run_until(lambda: bool(stopped), seconds_max)
-        self.is_up = False
-        self._host.die()
-        self.disk.process_died()
-        self._bury()
-
-    def _bury(self) -> None:
-        self._buried += [self._host, self._ground, self.hub]
-        self._host = self._ground = self.hub = None
+    # --- what there is -----------------------------------------------------------------------------------------
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is a process, serving or not."""
-        return self._host is not None
+        """Whether there is a process, serving or not; of a hub with workers, the one that holds its ports."""
+        return self._ports is not None or any(process.is_alive for process in self.processes.values())
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all of it serves."""
+        return self.is_alive and all(self.processes[number].is_up for number in self._numbers)
+
+    @property
+    def kills(self) -> int:
+        """How often a process of it was killed."""
+        return sum(process.kills for process in self.processes.values())
+
+    @property
+    def hub(self) -> Hub | None:
+        """The first worker's service tree, while it lives."""
+        return self.processes[1].hub
+
+    @property
+    def shelf(self) -> Shelf:
+        """What the first worker's queue lies on."""
+        return self.processes[1].shelf
+
+    @property
+    def shelves(self) -> list[Shelf]:
+        """What the queues of all workers lie on."""
+        return [process.shelf for process in self.processes.values()]
 
     @property
     def connections(self) -> int:
         """Open ones, in both directions."""
-        return 0 if self._host is None else self._host.connections
-
-    def _tell(self, host: Host, event: Event) -> None:
-        if host.is_alive:
-            # What is different in every process has no part in what happens.
-            facts = {name: value for name, value in event[4].items() if name != "pid"}
-            if isinstance(detail := facts.get("detail"), str):
-                facts["detail"] = detail.replace(str(self.config.data), "var")
-            event = (*event[:4], facts)
-            self.events.append(event)
-            self.world.tell(self, event)
+        hosts = [process.host for process in self.processes.values()]
+        return sum(host.connections for host in hosts if host is not None)
 
     # --- looking at it -----------------------------------------------------------------------------------------
 
@@ -246,19 +302,14 @@ class SimulatedHub:
 
     def in_use(self) -> dict[str, int]:
         """What a hub at rest has none of, by what it is."""
-        if self.hub is None or self._ground is None or self._ground.simulated_spool is None:
-            return {}
-        return {
-            "open drafts": self._ground.simulated_spool.drafts_open,
-            "open files": self.disk.open_files,
-            "sessions": self.hub.house.doorkeeper.sessions,
-            "connections": self.connections,
-            "messages under way": self.hub.runner.in_flight,
-        }
+        found: Counter[str] = Counter()
+        for process in self.processes.values():
+            found.update(process.in_use())
+        return dict(found)
 
     def queued(self) -> list[str]:
-        """The ids of what is in the queue."""
-        return sorted(self.shelf.messages)
+        """The ids of what is in the queues."""
+        return sorted(queue_id for shelf in self.shelves for queue_id in shelf.messages)
 
     def story(self, queue_id: str) -> Story:
         """The life of one message, as `mailhub why` tells it."""
@@ -271,28 +322,3 @@ class SimulatedHub:
         """All events of this kind."""
         texts = lines(event for event in self.events if event[1] == kind)
         return [told for text in texts if (told := parse(text)) is not None]
-
-
-class _Launched(Launcher):
-    """Nobody launches this hub but the World."""
-
-    def __init__(self, hub: SimulatedHub) -> None:
-        super().__init__({})
-        self.terminal = None
-        self._hub = hub
-
-    def joined(self, application: Any, history: Any, level: str) -> None:
-        """There is no program log."""
-
-    def on_hangup(self, call: Callable[[], None]) -> None:
-        """Signals are for processes."""
-
-    def started(self) -> None:
-        self._hub.serves()
-
-    def failed(self, cause: str) -> StartError:
-        self._hub.could_not_start(cause)
-        return StartError(cause)
-
-    def give_up(self, reactor: Any) -> None:
-        self._hub.kill()

@@ -26,6 +26,7 @@ from mailhub.testing.client import Attempt, Mail, begin
 from mailhub.testing.internet import Internet
 from mailhub.testing.remote_mta import RemoteMta
 from mailhub.testing.simulated_hub import CONFIGURATION, SimulatedHub
+from mailhub.testing.simulated_process import SimulatedProcess
 from mailhub.testing.zone import Zone
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -78,7 +79,7 @@ class World:
         #: What went wrong in the program: failures that were logged, hubs that could not start.
         self.problems: list[str] = []
         #: See every event of every hub, when it is recorded.
-        self.observers: list[Callable[[SimulatedHub, Event], None]] = []
+        self.observers: list[Callable[[SimulatedProcess, Event], None]] = []
         self.clock_jumps = 0
         #: Other hosts follow a script that may make a hub send a message twice.
         self.is_scripted = False
@@ -111,11 +112,13 @@ class World:
         aliases: str = "",
         people: Iterable[str] = ("alice", "bob"),
         files: Mapping[str, str] | None = None,
+        workers: int = 1,
         start: bool = True,
     ) -> SimulatedHub:
         """A hub that is the mail host of `domain`, with these people in it; with `start`, it serves already.
 
         `configuration` is TOML with {hostname} and {domain} in it; `files` are further ones beside it, by name.
+        `workers` are the processes that it consists of.
         """
         hub = self.hubs[hostname] = SimulatedHub(
             self,
@@ -126,6 +129,7 @@ class World:
             aliases or f"postmaster: alice@{domain}\n",
             [f"{name}@{domain}" for name in people],
             files or {},
+            workers,
         )
         self.zone.put(f"{domain}. MX 10 {hostname}.", f"{hostname}. A {address}")
         if start:
@@ -214,8 +218,14 @@ class World:
             self.is_scripted
             or self.internet.faults
             or self.clock_jumps
-            or any(hub.kills or hub.disk.faults or hub.shelf.faults for hub in self.hubs.values())
+            or any(hub.kills for hub in self.hubs.values())
+            or self.had_disk_faults
         )
+
+    @property
+    def had_disk_faults(self) -> bool:
+        """Whether an operation of a disk, or a commit, has failed."""
+        return any(hub.disk.faults or any(shelf.faults for shelf in hub.shelves) for hub in self.hubs.values())
 
     # --- what is told ------------------------------------------------------------------------------------------
 
@@ -223,11 +233,11 @@ class World:
         """Into the trace."""
         self.trace.add(f"{self.now:.6f} {words}")
 
-    def tell(self, hub: SimulatedHub, event: Event) -> None:
+    def tell(self, process: SimulatedProcess, event: Event) -> None:
         """For hubs."""
-        self.trace.add(f"{hub.hostname} {line(event)}")
-        for observer in self.observers:
-            observer(hub, event)
+        self.trace.add(f"{process.name} {line(event)}")
+        for observer in tuple(self.observers):
+            observer(process, event)
 
     def problem(self, words: str) -> None:
         """The program does something that it never should."""

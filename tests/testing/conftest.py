@@ -8,6 +8,7 @@ from mailhub.testing.fixtures import (  # noqa: F401
     hub_configuration,
     hub_files,
     hub_people,
+    hub_workers,
     remote_mta,
     story,
     world,
