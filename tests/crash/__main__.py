@@ -31,6 +31,7 @@ def options() -> argparse.ArgumentParser:
     series = parser.add_subparsers(dest="series", required=True)
     killing = series.add_parser("kills", help="SIGKILL under load")
     killing.add_argument("--messages", type=int, default=500, help="at least so many in all (%(default)s)")
+    killing.add_argument("--workers", type=int, default=1, help="processes, of which single ones die (%(default)s)")
     cutting = series.add_parser("power", help="power cuts on file systems of its own; needs root")
     cutting.add_argument("--kind", choices=list(KINDS), default="ext4")
     cutting.add_argument("--separate", action="store_true", help="the queue and the mailboxes on one each")
@@ -54,7 +55,7 @@ def crash(chosen: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """What was found, and whether that is as it must be.  Raises CannotMount and VictimError."""
     if chosen.series == "kills":
         with tempfile.TemporaryDirectory(prefix="mailhub-crash-") as place:
-            found = kills(Path(place), chosen.count, chosen.messages, chosen.seed, chosen.bug, progress)
+            found = kills(Path(place), chosen.count, chosen.messages, chosen.seed, chosen.bug, chosen.workers, progress)
     else:
         leave_namespace()
         phases = {chosen.phase: 1} if chosen.phase else PHASES

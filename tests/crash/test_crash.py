@@ -35,6 +35,10 @@ def test_kills_under_load() -> None:
     assert_kept(crash("kills", "--count", "6", "--messages", "240"))
 
 
+def test_kills_of_single_workers_under_load() -> None:
+    assert_kept(crash("kills", "--count", "6", "--messages", "240", "--workers", "2"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_power_cuts(kind: str) -> None:
     assert_kept(crash("power", "--kind", kind, "--count", "8"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import apsw
 
+from mailhub.app.worker import SPOOL, directories
 from tests.crash.loaded import Forked, Loaded
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ SETTLE_SECONDS_MAX = 90.0
 CONFIGURATION = """
 hostname = "mx.example.test"
 data = "{data}"
+workers = {workers}
 [mta]
 listen = ["tcp:{port}:interface=127.0.0.1"]
 greet_delay = "0s"
@@ -80,6 +82,15 @@ def until(condition: Callable[[], object], seconds: float, pause: float = 0.01) 
     return True
 
 
+def _waiting(queue: Path) -> int:
+    database = apsw.Connection(str(queue), flags=apsw.SQLITE_OPEN_READWRITE)
+    database.set_busy_timeout(10_000)
+    try:
+        return int(database.execute("SELECT count(*) FROM recipient").get)
+    finally:
+        database.close()
+
+
 def _synchronize(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -90,7 +101,7 @@ def _synchronize(folder: Path) -> None:
 
 @dataclass
 class Victim:
-    """`place` has its configuration and its output, `data` the queue and all else, `mail` the mailboxes.
+    """`place` has its configuration and its output, `data` the queues and all else, `mail` the mailboxes.
 
     `program` takes the place of twistd; `more` is added to the configuration, behind its limits.
     """
@@ -100,6 +111,7 @@ class Victim:
     mail: Path
     program: Sequence[str] = (TWISTD,)
     more: str = ""
+    workers: int = 1
     mailboxes: Sequence[str] = MAILBOXES
     aliases: str = "postmaster: alice\n"
     environ: dict[str, str] = field(default_factory=dict)
@@ -115,7 +127,9 @@ class Victim:
         (self.place / "accounts").write_text("".join(f"{mailbox}:x::::::\n" for mailbox in self.mailboxes))
         (self.place / "aliases").write_text(self.aliases)
         self.config = self.place / "mailhub.toml"
-        self.config.write_text(CONFIGURATION.format(data=self.data, mail=self.mail, port=self.port, more=self.more))
+        self.config.write_text(
+            CONFIGURATION.format(data=self.data, mail=self.mail, port=self.port, more=self.more, workers=self.workers)
+        )
 
     def start(self) -> None:
         """Begin to start; `wait_ready` says when it serves."""
@@ -163,6 +177,15 @@ class Victim:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def kill_worker(self, chance: random.Random) -> None:
+        """SIGKILL for one of its workers, if one is there; the others and who started them live on."""
+        assert self.process is not None
+        pid = self.process.pid
+        with contextlib.suppress(OSError):
+            workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if workers:
+                os.kill(int(chance.choice(workers)), signal.SIGKILL)
+
     def freeze(self) -> None:
         """Stop every thread where it is.  What is under way within the kernel goes on to its end there."""
         if self.process is None:
@@ -189,13 +212,13 @@ class Victim:
     # --- what it has -------------------------------------------------------------------------------------------
 
     def queued(self) -> int:
-        """Recipients in the queue, quarantine included, as the database of the running hub says."""
-        database = apsw.Connection(str(self.data / "spool" / "queue.db"), flags=apsw.SQLITE_OPEN_READWRITE)
-        database.set_busy_timeout(10_000)
-        try:
-            return int(database.execute("SELECT count(*) FROM recipient").get)
-        finally:
-            database.close()
+        """Recipients in all queues, quarantine included, as the databases of the running hub say."""
+        return sum(_waiting(spool / "queue.db") for spool in self.spools())
+
+    def spools(self) -> list[Path]:
+        """The queues that there are, one for each worker."""
+        found = (directory / SPOOL for directory in directories(self.data).values())
+        return [spool for spool in found if (spool / "queue.db").exists()]
 
     def settle(self) -> None:
         """Until all is delivered.  Raises VictimError."""
@@ -204,8 +227,7 @@ class Victim:
 
     def corrupt(self) -> list[str]:
         """What was set aside as unreadable."""
-        spool = self.data / "spool"
-        return [path.name for path in spool.iterdir() if ".corrupt-" in path.name] if spool.is_dir() else []
+        return [path.name for spool in self.spools() for path in spool.iterdir() if ".corrupt-" in path.name]
 
     def inbox(self, mailbox: str) -> Path:
         """Its Maildir."""

@@ -34,8 +34,9 @@ TAIL = """
 
 **Kills.** A hub takes mail from eight sessions without pause, of 300 octets to 300 KB, for one mailbox or two. It is
 ended by SIGKILL, with everything that it started, at a random moment; one kill in ten falls into the start. Then it is
-started again. In the end everything is delivered and compared with the ledger that the sender kept: what was said to
-each message, and its SHA-256. A duplicate is a second copy in the same mailbox.
+started again. With two workers, six kills in ten end one of them, which the hub starts again itself. In the end
+everything is delivered and compared with the ledger that the sender kept: what was said to each message, and its
+SHA-256. A duplicate is a second copy in the same mailbox.
 
 **Power cuts.** The same, with queue and mailboxes on a file system of their own, which is shut down without a flush of
 its log (`EXT4_IOC_SHUTDOWN`): what was not forced to the disk is gone. The hub stands still from just before the cut,
@@ -171,6 +172,12 @@ ROWS: Sequence[Row] = (
         "0 lost, 0 truncated, duplicates at most 1 %",
         "kills",
         _crashes("kills", "kills"),
+    ),
+    Row(
+        "the same with two workers, most kills of one alone",
+        "0 lost, 0 truncated, duplicates at most 1 %",
+        "kills-workers",
+        _crashes("kills-workers", "kills"),
     ),
     Row("power cuts, ext4", "0 lost", "power-ext4", _crashes("power-ext4", "cuts")),
     Row("power cuts, ext4 data=writeback", "0 lost", "power-writeback", _crashes("power-writeback", "cuts")),

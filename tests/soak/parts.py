@@ -60,6 +60,16 @@ PARTS = {
             30,
             ("tests/crash",),
         ),
+        Part(
+            "kills-workers",
+            "200 SIGKILLs of single workers, and of all, over 10,000 messages",
+            lambda scale: (
+                *("tests.crash", "kills", "--workers", "2", "--count", _count(200, scale)),
+                *("--messages", _count(10_000, scale)),
+            ),
+            30,
+            ("tests/crash",),
+        ),
         Part("power-ext4", "200 power cuts on ext4", _power("ext4", 200), 30, ("tests/crash",)),
         Part(
             "power-writeback",
