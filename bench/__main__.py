@@ -44,7 +44,7 @@ def main() -> None:
 @click.option("--rounds", type=int, help="How often each cell is measured.  [default: 5, or 3 with --short]")
 @click.option("--messages", default=2000, show_default=True, help="Messages of one cell of 4 KiB.")
 @click.option("--only", multiple=True, help="Only cells with this in their names, such as 'Maildir' or '100 KiB'.")
-@click.option("--workers", default="1", show_default=True, help="Numbers of worker processes of mailhub: '1,2'.")
+@click.option("--workers", help="Numbers of worker processes of mailhub.  [default: 1,2, or 1 with --short]")
 @click.option("--pin", is_flag=True, help="Bind the server to core 0, load and sink to the others.")
 @urgently
 @click.option("--alone", is_flag=True, help="mailhub without Postfix.")
@@ -55,7 +55,7 @@ def compare_(
     rounds: int | None,
     messages: int,
     only: tuple[str, ...],
-    workers: str,
+    workers: str | None,
     pin: bool,
     urgent: bool,
     alone: bool,
@@ -67,7 +67,8 @@ def compare_(
     Both keep their logs, sync what they accept and run with their default settings; what is changed, and why, stands in
     docs/how-to/run-the-benchmarks.md.  First, each shows under strace that it syncs, and that it delivers what it got.
     """
-    cells = plan.SHORT if short else plan.full([int(word) for word in workers.split(",")])
+    counts = [int(word) for word in (workers or ("1" if short else "1,2")).split(",")]
+    cells = plan.short(counts) if short else plan.full(counts)
     cells = tuple(cell for cell in cells if all(word in cell.name for word in only))
     if listing:
         click.echo("\n".join(cell.name for cell in cells))

@@ -23,6 +23,7 @@ from bench.server import (
     Server,
     tail,
 )
+from mailhub.app.worker import SPOOL, directories
 from mailhub.testing.confinement import greets
 
 #: Defaults, but for what a benchmark must change: there is no pause before the greeting (Postfix as Debian installs it
@@ -68,7 +69,7 @@ ROLES = {Work.ACCEPT: "mta", Work.SUBMIT: "msa"}
 
 
 class Hub(Server):
-    """One process of twistd.  `limits` are further lines of that section, `more` further sections.
+    """twistd, with so many workers.  `limits` are further lines of that section, `more` further sections.
 
     With `profile`, where its reactor's thread spends its time is written to that file when it stops.
     """
@@ -158,12 +159,18 @@ class Hub(Server):
         return self.place / "data" / "mail" / DOMAIN / user / "Maildir" / "new"
 
     def held(self) -> tuple[int, int]:
-        database = apsw.Connection(str(self.place / "data" / "spool" / "queue.db"), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            ((count, octets),) = database.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM message")
-            return int(str(count)), int(str(octets))
-        finally:
-            database.close()
+        queues = [place / SPOOL / "queue.db" for place in directories(self.place / "data").values()]
+        counts = [_held(queue) for queue in queues if queue.exists()]
+        return sum(messages for messages, _ in counts), sum(octets for _, octets in counts)
 
     def told(self) -> str:
-        return tail([self.place / "log", self.place / "data" / "log" / "mailhub.jsonl"])
+        return tail([*self.place.glob("log*"), self.place / "data" / "log" / "mailhub.jsonl"])
+
+
+def _held(queue: Path) -> tuple[int, int]:
+    database = apsw.Connection(str(queue), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        ((count, octets),) = database.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM message")
+        return int(str(count)), int(str(octets))
+    finally:
+        database.close()

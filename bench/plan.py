@@ -62,6 +62,11 @@ SIZES = (1 * KIB, 10 * KIB, 100 * KIB, 5 * MIB)
 SESSIONS = (1, 100)
 
 
+def short(workers: Sequence[int] = (1,)) -> tuple[Cell, ...]:
+    """The short table, for each number of workers."""
+    return tuple(replace(cell, workers=count) for count in workers for cell in SHORT)
+
+
 def full(workers: Sequence[int] = (1,)) -> tuple[Cell, ...]:
     """The star around the short table, for one worker and, behind it, for other numbers of them."""
     return tuple(_star(workers))
