@@ -136,26 +136,29 @@ def _cases(name: str) -> Callable[[Mapping[str, Result]], str]:
 
 
 def _fuzzing(results: Mapping[str, Result]) -> str:
-    targets = results["fuzzing"]["found"]["results"]
+    targets = [each for piece in _pieces(results["fuzzing"]) for each in piece["results"]]
     unhandled = sum(each["unhandled"] for each in targets)
     return (
-        f"{len(targets)} parsers, {sum(each['inputs'] for each in targets):,} inputs: {unhandled} unhandled exceptions,"
-        f" memory flat in {sum(each['memory_is_flat'] for each in targets)} of {len(targets)}"
+        f"{_how_many('fuzzing', results, 'parsers')}, {sum(each['inputs'] for each in targets):,} inputs: {unhandled}"
+        f" unhandled exceptions, memory flat in {sum(each['memory_is_flat'] for each in targets)}"
     )
 
 
-def _figures(name: str) -> Callable[[Mapping[str, Result]], str]:
-    """Whatever plain figures the part gives, or its last line."""
+def _simulation(results: Mapping[str, Result]) -> str:
+    pieces = _pieces(results["simulation"])
+    totals = {name: sum(piece[name] for piece in pieces) for name in ("seeds", "messages", "events", "violations")}
+    figures = ", ".join(f"{total:,} {name}" for name, total in totals.items())
+    return figures if len(pieces) == len(PARTS["simulation"].pieces) else f"so far {figures}"
 
-    def told(results: Mapping[str, Result]) -> str:
-        found = results[name]["found"]
-        if "told" in found:
-            return _line(str(found["told"]))
-        return ", ".join(
-            f"{key.replace('_', ' ')} {value}" for key, value in found.items() if type(value) in (int, float)
-        )
 
-    return told
+def _pieces(result: Result) -> list[Any]:
+    """What was found in each piece that has come to an end."""
+    return [piece["found"] for piece in result["pieces"].values() if "found" in piece]
+
+
+def _how_many(name: str, results: Mapping[str, Result], what: str) -> str:
+    done, wanted = len(_pieces(results[name])), len(PARTS[name].pieces)
+    return f"{done} {what}" if done == wanted else f"{done} of {wanted} {what}, the others not yet"
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ ROWS: Sequence[Row] = (
         "sweep",
         _sweep,
     ),
-    Row("simulation, 50,000 seeds", "0 violations", "simulation", _figures("simulation")),
+    Row("simulation, 50,000 seeds", "0 violations", "simulation", _simulation),
     Row(
         "simulation: planted bugs, equal hashes, 24 virtual hours without DNS",
         "7 of 7 bugs within 200 seeds, 100 of 100 hashes, 0 bounces",
@@ -230,7 +233,12 @@ def _cells(row: Row, results: Mapping[str, Result]) -> tuple[str, str]:
     result = results.get(row.part)
     if result is None:
         return "not run", ""
-    if "found" not in result:
+    if "pieces" in result:
+        found = row.found(results)
+        if result["status"] == "failed":
+            bad = sorted(name for name, piece in result["pieces"].items() if piece["status"] != "passed")
+            found = f"**failed** ({_line(', '.join(bad))}): {found}"
+    elif "found" not in result:
         found = f"failed: {_line(str(result.get('cause')))}"
     else:
         faults = result["found"].get("faults") or ["it is not as it must be"]

@@ -6,26 +6,31 @@ for its exit status to say: 0 yes, 1 no, 2 it cannot be tried on this machine.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import tests.fuzz.targets  # noqa: F401
+from tests.fuzz.target import REGISTRY
+
 ROOT = Path(__file__).parents[2]
-PROCESSORS = str(len(os.sched_getaffinity(0)))
+#: Simulated lives that are kept together.
+SEEDS = 2500
 
 
 @dataclass(frozen=True)
 class Part:
     """`command` makes the words behind `python -m` for a scale, 1 being the whole.  The part is there
-    where one of the paths `needs` is."""
+    where one of the paths `needs` is.  One that takes hours may have `pieces`, each with words of its own, that are run
+    and kept one by one."""
 
     name: str
     about: str
     command: Callable[[float], tuple[str, ...]]
     minutes_max: float
     needs: tuple[str, ...]
+    pieces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_there(self) -> bool:
@@ -33,6 +38,9 @@ class Part:
 
     def words(self, scale: float) -> list[str]:
         return [sys.executable, "-m", *self.command(scale)]
+
+    def words_of(self, piece: str) -> list[str]:
+        return [sys.executable, "-m", *self.pieces[piece]]
 
 
 def _count(whole: int, scale: float) -> str:
@@ -111,6 +119,10 @@ PARTS = {
             lambda scale: ("mailhub.testing.sim", "--seeds", f"1..{_count(50_000, scale)}"),
             240,
             ("mailhub/testing/sim.py", "mailhub/testing/sim/__main__.py"),
+            {
+                seeds: ("mailhub.testing.sim", "--json", "--seeds", seeds)
+                for seeds in (f"{first}..{first + SEEDS - 1}" for first in range(1, 50_000, SEEDS))
+            },
         ),
         Part(
             "planted",
@@ -122,9 +134,10 @@ PARTS = {
         Part(
             "fuzzing",
             "1,000,000 inputs for each parser",
-            lambda scale: ("tests.fuzz", "--inputs", _count(1_000_000, scale), "--jobs", PROCESSORS, "--json"),
+            lambda scale: ("tests.fuzz", "--inputs", _count(1_000_000, scale), "--json"),
             240,
             ("tests/fuzz",),
+            {name: ("tests.fuzz", "--inputs", "1000000", "--json", "--target", name) for name in REGISTRY},
         ),
     )
 }

@@ -33,6 +33,20 @@ def test_what_failed_says_so(name: str) -> None:
     assert render(results).count("| **failed** (") == 1
 
 
+def test_a_part_in_pieces_says_how_many_are_kept() -> None:
+    machine = {"processor": "", "cores": 1, "memory_gib": 1, "kernel": "", "python": ""}
+    found = {"seeds": 2500, "messages": 7, "events": 900, "violations": 0}
+    pieces: dict[str, Any] = {name: {"status": "passed", "found": found} for name in PARTS["simulation"].pieces}
+    assert (len(pieces), list(pieces)[-1]) == (20, "47501..50000")
+    result: dict[str, Any] = {"status": "passed", "pieces": pieces, "date": "", "commit": "", "machine": machine}
+    assert "| 50,000 seeds, 140 messages, 18,000 events, 0 violations |" in render({"simulation": result})
+    del pieces["1..2500"]
+    pieces["2501..5000"] = {"status": "failed", "found": {**found, "violations": 2}}
+    result["status"] = "failed"
+    page = render({"simulation": result})
+    assert "| **failed** (2501..5000): so far 47,500 seeds, 133 messages, 17,100 events, 2 violations |" in page
+
+
 def test_a_part_that_gave_no_figures_is_no_success() -> None:
     result = {"part": "kills", "status": "failed", "cause": "it did not end", "date": "", "commit": ""}
     result["machine"] = {"processor": "", "cores": 1, "memory_gib": 1, "kernel": "", "python": ""}  # type: ignore[assignment]
