@@ -15,11 +15,12 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import compress
 
 import apsw
 
 from mailhub.history import schema
-from mailhub.history.line import Event, line
+from mailhub.history.line import Asked, Event, tell
 from mailhub.history.words import GAP, Index
 
 #: Events of one page.  A question reads whole pages; a busy hub stores one each time that it has filled it.
@@ -52,17 +53,28 @@ class _Page:
         self.characters = 0
         self.index = Index()
 
-    def add(self, event: Event, text: str) -> None:
-        at = event[0]
+    def add(self, events: Sequence[Event], told: Sequence[str], asked: Sequence[Asked]) -> None:
+        """At least one event."""
+        times = [event[0] for event in events]
         if not self.lines:
-            self.begins_at = self.ends_at = at
-        elif at > self.ends_at:
-            self.ends_at = at
-        elif at < self.begins_at:
-            self.begins_at = at
-        self.lines.append(text)
-        self.characters += len(text)
-        self.index.add(event[1], event[2], event[3], event[4])
+            self.begins_at = self.ends_at = times[0]
+        self.begins_at = min(self.begins_at, *times)
+        self.ends_at = max(self.ends_at, *times)
+        self.lines += told
+        self.characters += sum(map(len, told))
+        self.index.add(events, asked)
+
+    def room(self, told: Sequence[str]) -> int:
+        """How many of these lines, and of at least one, it takes to fill the page; all of them if they do not."""
+        count = min(len(told), PAGE_EVENTS_MAX - len(self.lines))
+        if self.characters + sum(map(len, told[:count])) < PAGE_CHARACTERS_MAX:
+            return count
+        characters = self.characters
+        for number, text in enumerate(told, 1):
+            characters += len(text)
+            if characters >= PAGE_CHARACTERS_MAX:
+                return number
+        return count
 
     @property
     def is_stored(self) -> bool:
@@ -101,17 +113,27 @@ class HistoryDatabase:
 
     # --- what is gathered ----------------------------------------------------------------------------------------
 
-    def write(self, batch: Sequence[Event], told: Sequence[str], now: float) -> None:
-        """Take these events with their lines; store what is to be stored by now (seconds since the epoch)."""
+    def write(self, batch: Sequence[Event], told: Sequence[str], asked: Sequence[Asked], now: float) -> None:
+        """Take these events with their lines; store what is to be stored by now (seconds since the epoch).
+
+        `told` and `asked` are what `mailhub.history.line.tell` makes of the batch.
+        """
         with self._lock:
-            for event, text in zip(batch, told, strict=True):
-                if event[1] == "log" and not _is_about_mail(event):
-                    continue
-                self._page.add(event, text)
+            if "log" in [event[1] for event in batch]:
+                kept = [event[1] != "log" or _is_about_mail(event) for event in batch]
+                batch = list(compress(batch, kept))
+                told, asked = list(compress(told, kept)), list(compress(asked, kept))
+            done = 0
+            while done < len(batch):
+                upto = done + self._page.room(told[done:])
+                self._page.add(batch[done:upto], told[done:upto], asked[done:upto])
+                done = upto
                 if self._page.is_full:
                     self._turn_over()
-            if self._full or not 0 <= now - self._stored_at < STORE_SECONDS:
+            if not 0 <= now - self._stored_at < STORE_SECONDS:
                 self._store(now)
+            elif self._full:
+                self._store(now, is_open_due=False)
 
     def store(self, now: float) -> None:
         """Store what waits."""
@@ -146,17 +168,21 @@ class HistoryDatabase:
 
     # --- what is stored ------------------------------------------------------------------------------------------
 
-    def _store(self, now: float) -> None:
-        """Never raises; what went wrong is in `trouble`."""
-        self._stored_at = now
+    def _store(self, now: float, is_open_due: bool = True) -> None:
+        """Never raises; what went wrong is in `trouble`.
+
+        The page that is still open is left alone unless it `is_open_due`: a busy hub fills it before long.
+        """
+        if is_open_due:
+            self._stored_at = now
         if self.is_stored:
             return
         try:
             try:
-                self._store_pages(now)
+                self._store_pages(now, is_open_due)
             except (apsw.CorruptError, apsw.NotADBError, schema.ForeignFile) as error:
                 self._set_aside(str(error), now)
-                self._store_pages(now)
+                self._store_pages(now, is_open_due)
         except (apsw.Error, OSError, schema.ForeignFile) as error:
             if not isinstance(error, apsw.BusyError):
                 self._close()
@@ -167,15 +193,17 @@ class HistoryDatabase:
         else:
             self.trouble = ""
 
-    def _store_pages(self, now: float) -> None:
-        """All that waits, and what is too old is dropped, in one transaction."""
+    def _store_pages(self, now: float, is_open_due: bool) -> None:
+        """What waits, and what is too old is dropped, in one transaction."""
         connection = self._connected()
         waiting = [page for page in (*self._full, self._page) if not page.is_stored]
+        if not is_open_due and waiting[-1] is self._page:
+            waiting.pop()
         with connection:
             if self._lost:
                 gap = _Page()
-                event: Event = (now, GAP, "", "", {"events": self._lost})
-                gap.add(event, line(event))
+                events: list[Event] = [(now, GAP, "", "", {"events": self._lost})]
+                gap.add(events, *tell(events))
                 self._put(connection, gap)
             for page in waiting:
                 self._put(connection, page)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailhub.history.database import STORE_SECONDS, HistoryDatabase
-from mailhub.history.line import Event, line, lines
+from mailhub.history.line import Event, line, tell
 from mailhub.history.redaction import UNREDACTED, Redaction
 from mailhub.history.sentence import QUIET_KINDS, sentence
 from mailhub.history.words import GAP
@@ -231,9 +231,9 @@ class _Writer:
                 batch = [(*event[:4], self._redaction.facts(event[4])) for event in batch]
             if self._terminal is not None:
                 self._show(self._terminal, batch)
-            told = lines(batch)
+            told, asked = tell(batch)
             if self._database is not None:
-                self._database.write(batch, told, now)
+                self._database.write(batch, told, asked, now)
             return self._write(told, batch[0][0]) if batch else self._trouble
 
     def _write(self, told: list[str], begins_at: float) -> str:

@@ -7,13 +7,18 @@ asks finds what whoever wrote has noted.
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sys import byteorder
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from mailhub.model import Address
+
+if TYPE_CHECKING:
+    from mailhub.history.line import Asked, Event
 
 #: The facts whose values are words; a value may also be a list of them.
 ASKED = frozenset(
@@ -96,32 +101,40 @@ def words(kind: str, session_id: str, queue_id: str, facts: Mapping[str, object]
 class Index:
     """The numbers of the words of many events, each once."""
 
-    __slots__ = ("_noted", "numbers")
+    __slots__ = ("_ids", "_noted", "_texts", "numbers")
 
     def __init__(self) -> None:
         self.numbers = array(_NUMBER)
+        self._ids: set[str] = {""}
+        self._texts: set[str] = set()
         self._noted: set[str] = set()
 
-    def add(self, kind: str, session_id: str, queue_id: str, facts: Mapping[str, object]) -> None:
-        """Note the words of this event: those of `values`, on a shorter way, since this is done for every event."""
-        noted = self._noted
-        if queue_id and queue_id not in noted:
-            self._note(queue_id)
-        if session_id and session_id not in noted:
-            self._note(session_id)
-        if kind in _BY_KIND:
-            self._note(_BY_KIND[kind])
-        for name, value in facts.items():
-            if name in ASKED:
-                kind_of = type(value)
-                if kind_of is Address or kind_of is str:
-                    self._note(value)  # type: ignore[arg-type]
-                elif isinstance(value, list | tuple):
-                    for each in value:
-                        if isinstance(each, str | Address):
-                            self._note(each)
+    def add(self, events: Sequence[Event], asked: Iterable[Asked]) -> None:
+        """Note the words of these events: of what stands in their lines, which is what will be read back.
 
-    def _note(self, value: str | Address) -> None:
+        Most of it has been met before, and then nothing is made of it.
+        """
+        ids = {event[2] for event in events}
+        ids.update([event[3] for event in events])
+        ids -= self._ids
+        self._ids |= ids
+        for each in ids:
+            self._note(each)
+        texts = set[str]().union(*asked)
+        texts -= self._texts
+        self._texts |= texts
+        kinds = {event[1] for event in events}
+        for kind in _BY_KIND.keys() & kinds:
+            self._note(_BY_KIND[kind])
+        for text in texts:
+            if text[0] == '"':
+                self._note(json.loads(text))
+            elif text[0] == "[":
+                for value in json.loads(text):
+                    if isinstance(value, str):
+                        self._note(value)
+
+    def _note(self, value: str) -> None:
         found = word(value)
         if found not in self._noted:
             self._noted.add(found)

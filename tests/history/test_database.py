@@ -19,7 +19,7 @@ from twisted.logger import Logger, formatEvent
 
 from mailhub.history import database as module
 from mailhub.history.database import HistoryDatabase
-from mailhub.history.line import Event, line, lines
+from mailhub.history.line import Event, line, tell
 from mailhub.history.log import FLUSH_SECONDS, HistoryLog
 from mailhub.history.pages import HistoryUnreadable, Pages, parse
 from mailhub.history.question import Question, ask
@@ -45,7 +45,7 @@ class Shelf:
     ) -> None:
         """So many events at once, and time passes."""
         events: list[Event] = [(self.now, kind, "", queue_id or f"q{each}", dict(facts)) for each in range(number)]
-        self.database.write(events, lines(events), self.now)
+        self.database.write(events, *tell(events), self.now)
         self.now += pause
 
     def kinds(self) -> list[str]:
@@ -75,7 +75,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 
 def test_what_is_stored_is_what_the_log_says(shelf: Shelf) -> None:
     event: Event = (NOON, "queued", "mta-1", "3k9", {"reverse_path": ALICE, "reply": reply(250, "2.0.0", "Ok")})
-    shelf.database.write([event], [line(event)], NOON)
+    shelf.database.write([event], *tell([event]), NOON)
     pages = Pages(shelf.path)
     (told,) = pages.events(pages.find(())[0], ())
     pages.close()
@@ -112,6 +112,27 @@ def test_few_events_wait_a_moment_and_a_full_page_does_not(shelf: Shelf, monkeyp
     assert shelf.rows("SELECT events FROM lookup") == [(10,)]
 
 
+def test_a_page_that_is_not_full_is_left_alone_while_full_ones_are_stored(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be written over in a moment; it waits as long as any, and no longer."""
+    monkeypatch.setattr(module, "PAGE_EVENTS_MAX", 10)
+    shelf.put(1, pause=0.1)
+    shelf.put(14, pause=0.1)
+    assert shelf.rows("SELECT events FROM lookup ORDER BY page") == [(10,)]
+    assert not shelf.database.is_stored
+    shelf.put(1, pause=module.STORE_SECONDS)
+    shelf.put(1)
+    assert shelf.rows("SELECT events FROM lookup ORDER BY page") == [(10,), (7,)]
+    assert shelf.database.is_stored
+
+
+def test_a_page_ends_where_it_is_full_of_characters(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE_CHARACTERS_MAX", 1000)
+    shelf.put(7, text="x" * 300)
+    assert shelf.rows("SELECT events FROM lookup ORDER BY page") == [(3,), (3,), (1,)]
+
+
 def test_a_restart_goes_on_behind_what_was_there(shelf: Shelf) -> None:
     shelf.put(kind="one")
     shelf.database.close(shelf.now)
@@ -126,7 +147,7 @@ def test_what_the_program_says_is_kept_if_it_is_trouble_with_mail(shelf: Shelf) 
         (NOON, "log", "", "q", {"level": "info", "text": "chatter"}),
         (NOON, "log", "s", "", {"level": "warn", "text": "kept"}),
     ]
-    shelf.database.write(events, lines(events), NOON)
+    shelf.database.write(events, *tell(events), NOON)
     assert shelf.rows("SELECT facts ->> '$.text' FROM event") == [("kept",)]
 
 
@@ -145,7 +166,8 @@ def test_an_index_has_the_words_of_what_is_read_back(
 ) -> None:
     """Whoever asks finds what whoever wrote has noted: the words of values are those of their JSON."""
     index = Index()
-    index.add(kind, session_id, queue_id, facts)
+    events: list[Event] = [(NOON, kind, session_id, queue_id, facts)]
+    index.add(events, tell(events)[1])
     told = parse(line((NOON, kind, session_id, queue_id, facts)))
     assert told is not None
     octets = index.octets()
@@ -422,7 +444,7 @@ def test_a_question_of_a_million_events_is_answered_at_once(tmp_path: Path) -> N
                 (at, "delivered", session_id, queue_id, {"recipient": recipient, "reply": "250 2.0.0 Ok"}),
                 (at, "removed", session_id, queue_id, {}),
             ]
-        shelf.database.write(events, lines(events), NOON + first / 100)
+        shelf.database.write(events, *tell(events), NOON + first / 100)
     shelf.database.close(shelf.now)
     asked = {
         "queue id": f"q{66_666:07x}",

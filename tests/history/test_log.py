@@ -23,7 +23,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailhub.history import log as module
-from mailhub.history.line import LINE_CHARACTERS_MAX, line
+from mailhub.history.line import LINE_CHARACTERS_MAX, line, tell
 from mailhub.history.log import HistoryLog
 from mailhub.history.plain import printable
 from mailhub.history.sentence import sentence
@@ -98,6 +98,58 @@ def desk(tmp_path: Path) -> Desk:
 
 def test_it_provides_its_interface(desk: Desk) -> None:
     assert verifyObject(IHistory, desk.history)
+
+
+def test_what_is_equal_has_its_own_text_all_the_same() -> None:
+    """The text of a value is made once for a batch; True, 1 and 1.0 are equal, and three values to whoever reads."""
+    values = [
+        True,
+        1,
+        1.0,
+        False,
+        0,
+        0.0,
+        2,
+        2.0,
+        (True,),
+        (1,),
+        [1.0],
+        ("a",),
+        ["a"],
+        "a",
+        "%s",
+        None,
+        ALICE,
+        (ALICE, None),
+    ]
+    told = [
+        "true",
+        "1",
+        "1.0",
+        "false",
+        "0",
+        "0.0",
+        "2",
+        "2.0",
+        "[true]",
+        "[1]",
+        "[1.0]",
+        '["a"]',
+        '["a"]',
+        '"a"',
+        '"%s"',
+    ]
+    told += ["null", '"alice@example.org"', '["alice@example.org",null]']
+    for order in (1, -1):
+        batch, _ = tell([(NOON, "%s", "", "", {"x%d": value}) for value in values[::order]])
+        assert batch == [f'{{"at":{NOON:.6f},"kind":"%s","x%d":{text}}}' for text in told[::order]]
+
+
+def test_times_are_told_to_the_microsecond() -> None:
+    times = {0.0: "0.000000", 0.25: "0.250000", NOON: "1750000000.250000", NOON + 1e-6: "1750000000.250001"}
+    times |= {NOON + 0.75: "1750000001.000000", NOON + 0.5: "1750000000.750000"}
+    batch, _ = tell([(at, "k", "", "", {}) for at in times])
+    assert batch == [f'{{"at":{text},"kind":"k"}}' for text in times.values()]
 
 
 def test_an_event_is_one_object_with_its_time_and_facts(desk: Desk) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mailhub.history.database import HistoryDatabase
-from mailhub.history.line import Event, lines
+from mailhub.history.line import Event, tell
 from mailhub.history.pages import Pages, Told
 from mailhub.history.question import Answer, Question, ask
 from mailhub.history.story import Story
@@ -62,7 +62,7 @@ class Chronicle:
 
     def ask(self, *wanted: str, **options: Any) -> Answer:
         database = HistoryDatabase(self._path, 1e9, 1 << 30)
-        database.write(self._events, lines(self._events), self._at)
+        database.write(self._events, *tell(self._events), self._at)
         database.close(self._at)
         self._events.clear()
         pages = Pages(self._path)

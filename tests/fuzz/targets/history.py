@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 
-from mailhub.history.line import LINE_CHARACTERS_MAX, line
+from mailhub.history.line import LINE_CHARACTERS_MAX, Event, line, tell
 from mailhub.history.pages import parse
 from mailhub.history.plain import printable
 from mailhub.history.redaction import Redact, Redaction
@@ -63,7 +63,8 @@ def event(octets: bytes) -> Hashable:
     assert read is not None
     assert (read.at, read.kind, read.session_id, read.queue_id) == (_AT, kind, "s-1", "q1")
     noted = Index()
-    noted.add(kind, "s-1", "q1", facts)
+    events: list[Event] = [(_AT, kind, "s-1", "q1", facts)]
+    noted.add(events, tell(events)[1])
     found = words(read.kind, read.session_id, read.queue_id, read.facts)
     if read.facts["seconds"] == 1.5:  # no number any more in a line that had to be cut
         assert {number(each) for each in found} <= set(noted.numbers), "what is written is not found by its words"
