@@ -318,7 +318,7 @@ class Errand:
             address=host.address,
             port=host.port,
             reply=said,
-            seconds=seconds,
+            seconds=round(seconds * 1_000_000) / 1_000_000,  # what lies beyond is noise, and dear to tell
             recipients=recipients,
             **facts,
         )

@@ -383,7 +383,7 @@ class Receiver:
             self.session.id,
             envelope.queue_id,
             reverse_path=envelope.reverse_path,
-            recipients=[recipient.address for recipient in envelope.recipients],
+            recipients=tuple([recipient.address for recipient in envelope.recipients]),
             size=envelope.size,
             message_id=self._message_id(incoming),
             peer=self.session.peer.ip,
