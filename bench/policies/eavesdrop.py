@@ -17,7 +17,11 @@ from mailhub.plugin import Hub, IConnectionPolicy, PolicyMaker, Reply, Session
 @implementer(IConnectionPolicy)
 @dataclass
 class Eavesdrop:
-    """`path` is the file, which becomes a sequence of pickles: kind, session_id, queue_id, facts."""
+    """`path` is the file, which becomes a sequence of pickles: time, kind, session_id, queue_id, facts.
+
+    One pickler makes all of them, so that what is one object here is one when they are read again: history spares
+    itself work where it meets the same address or reply.
+    """
 
     hub: Hub
     path: str = ""
@@ -26,8 +30,10 @@ class Eavesdrop:
         record = HistoryLog.record
         file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (as long as the hub lives)
 
+        pickler = pickle.Pickler(file)
+
         def tell(log: HistoryLog, kind: str, session_id: str = "", queue_id: str = "", **facts: object) -> None:
-            file.write(pickle.dumps((kind, session_id, queue_id, facts)))
+            pickler.dump((log._clock.seconds(), kind, session_id, queue_id, facts))
             record(log, kind, session_id, queue_id, **facts)
 
         HistoryLog.record = tell  # type: ignore[method-assign,assignment]
