@@ -128,7 +128,7 @@ class Index:
             self._note(_BY_KIND[kind])
         for text in texts:
             if text[0] == '"':
-                self._note(json.loads(text))
+                self._note(json.loads(text) if "\\" in text else text[1:-1])
             elif text[0] == "[":
                 for value in json.loads(text):
                     if isinstance(value, str):
