@@ -32,6 +32,8 @@ from mailhub.testing.threads import AtOnce
 
 SHARE_MAX = 0.05
 DAY = 86_400.0
+#: How often the events of one round are recorded again: that takes a moment only, in which others may be at work.
+REPLAYS_A_ROUND = 4
 #: Timers are looked after so often.
 TURN_SECONDS = 0.01
 CELLS = (
@@ -75,7 +77,7 @@ def cost(place: Path, cell: Cell, messages: int, rounds: int, tell: Callable[[st
         tell(f"round {number + 1} of {rounds}: {cell.name}: {whole[-1]:.0f} us, others {run.others:.0%}")
     place.mkdir(parents=True, exist_ok=True)
     settle()
-    times = [_record_again(place / "replay", events) for _ in range(rounds)]
+    times = [_record_again(place / "replay", events) for _ in range(rounds * REPLAYS_A_ROUND)]
     record, log, database = (median(each) / messages * 1e6 for each in zip(*times, strict=True))
     return Cost(cell, len(events) / messages, median(whole), record, log, database)
 
