@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from mailhub.app.cli import main
 from mailhub.app.cli.why import moment
 from mailhub.history.database import HistoryDatabase
-from mailhub.history.line import Event, lines
+from mailhub.history.line import Event, tell
 
 PATIENCE_SECONDS = 20.0
 LEAST = 'hostname = "mail.example.org"\ndata = "var"\n'
@@ -266,7 +266,8 @@ def test_a_database_that_becomes_corrupt_while_the_hub_runs_is_set_aside(
 
     until(is_set_aside)
     assert eventually(hub, "later@elsewhere.example").exit_code == 0
-    until(lambda: len(hub.messages("bob@example.test")) == 40 + next(numbers))
+    sent = 40 + next(numbers)
+    until(lambda: len(hub.messages("bob@example.test")) == sent)
     (aside,) = path.parent.glob("history.db.set-aside-*[0-9]")
     assert says(hub, str(aside))
     assert says(hub, "a new one begins")
@@ -335,7 +336,7 @@ def write(path: Path, queue_id: str, at: float) -> None:
         (at + 2, "removed", "", queue_id, {}),
     ]
     database = HistoryDatabase(path, 1e9, 1 << 30)
-    database.write(events, lines(events), at + 2)
+    database.write(events, *tell(events), at + 2)
     database.close(at + 2)
 
 
