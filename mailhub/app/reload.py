@@ -54,7 +54,8 @@ RELOADED = frozenset(
 def taken_over(old: Config, new: Config) -> Config:
     """`new`, where what needs a restart is as it was in `old`."""
     merged: Config = _merged(old, new, "")
-    return merged.with_own_directory(old.own_directory)
+    is_in_place = merged.own_directory == old.own_directory
+    return merged if is_in_place else merged.with_own_directory(old.own_directory)
 
 
 def _merged(old: Any, new: Any, prefix: str) -> Any:
