@@ -60,8 +60,10 @@ def test_power_cuts_with_queue_and_mailboxes_apart() -> None:
 )
 def test_a_planted_bug_is_found(bug: str, arguments: tuple[str, ...]) -> None:
     found = crash(*arguments, "--bug", bug)
-    assert "failed" not in found, found["failed"]
-    assert found["lost"] + found["damaged"] > 0
+    failed = found.get("failed", "")
+    # A database that has forgotten half of something keeps the other half for ever: that is found as well.
+    assert not failed or "stay in the queue" in failed, failed
+    assert failed or found["lost"] + found["damaged"] > 0
 
 
 def test_a_disk_that_lies_is_found_out() -> None:
