@@ -31,6 +31,10 @@ def assert_kept(found: dict[str, Any]) -> None:
     assert found["acknowledged"] > found["count"]
 
 
+#: A bug shows itself at some moments only: so many series of cuts or kills may pass before one finds it.
+SERIES_MAX = 5
+
+
 def test_kills_under_load() -> None:
     assert_kept(crash("kills", "--count", "6", "--messages", "240"))
 
@@ -59,11 +63,14 @@ def test_power_cuts_with_queue_and_mailboxes_apart() -> None:
     ],
 )
 def test_a_planted_bug_is_found(bug: str, arguments: tuple[str, ...]) -> None:
-    found = crash(*arguments, "--bug", bug)
+    assert any(finds(crash(*arguments, "--bug", bug, "--seed", str(seed))) for seed in range(1, SERIES_MAX + 1))
+
+
+def finds(found: dict[str, Any]) -> bool:
     failed = found.get("failed", "")
     # A database that has forgotten half of something keeps the other half for ever: that is found as well.
     assert not failed or "stay in the queue" in failed, failed
-    assert failed or found["lost"] + found["damaged"] > 0
+    return bool(failed) or found["lost"] + found["damaged"] > 0
 
 
 def test_a_disk_that_lies_is_found_out() -> None:
