@@ -58,28 +58,32 @@ class Cost:
     log_us: float
     #: And to the database.
     database_us: float
-
-    @property
-    def share(self) -> float:
-        """Of a message's CPU time, all that history takes."""
-        return self.database_us / self.whole_us
+    #: Of a message's CPU time, all that history takes: the median of the rounds, in each of which both were measured.
+    share: float
 
 
 def cost(place: Path, cell: Cell, messages: int, rounds: int, tell: Callable[[str], None]) -> Cost:
     """Of one cell."""
     events = _overhear(place, cell, messages)
-    whole = []
+    settle()
+    whole: list[float] = []
+    times: list[tuple[float, ...]] = []
     for number in range(rounds):
         with running(place / "history", lambda place, port, pair: Hub(place, cell.work, port, pair)) as (hub, sink):
             warm_up(cell, hub, sink)
             run = measure(cell, hub, sink, messages)
         whole.append(run.cpu_ms * 1000)
-        tell(f"round {number + 1} of {rounds}: {cell.name}: {whole[-1]:.0f} us, others {run.others:.0%}")
-    place.mkdir(parents=True, exist_ok=True)
-    settle()
-    times = [_record_again(place / "replay", events) for _ in range(rounds * REPLAYS_A_ROUND)]
-    record, log, database = (median(each) / messages * 1e6 for each in zip(*times, strict=True))
-    return Cost(cell, len(events) / messages, median(whole), record, log, database)
+        # At once, since what the machine gives us differs from one minute to the next.
+        place.mkdir(parents=True, exist_ok=True)
+        replays = [_record_again(place / "replay", events) for _ in range(REPLAYS_A_ROUND)]
+        times.append(tuple(median(each) / messages * 1e6 for each in zip(*replays, strict=True)))
+        tell(
+            f"round {number + 1} of {rounds}: {cell.name}: {times[-1][-1]:.1f} of {whole[-1]:.0f} us,"
+            f" others {run.others:.0%}"
+        )
+    record, log, database = map(median, zip(*times, strict=True))
+    share = median(each[-1] / all_of_it for each, all_of_it in zip(times, whole, strict=True))
+    return Cost(cell, len(events) / messages, median(whole), record, log, database, share)
 
 
 def _overhear(place: Path, cell: Cell, messages: int) -> list[Event]:

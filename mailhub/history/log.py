@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: An event waits at most so long in memory, and so many make a batch that does not wait.
 FLUSH_SECONDS = 0.1
-BATCH_EVENTS = 256
+BATCH_EVENTS = 512
 #: More events than these do not wait for a disk that hangs; further ones are counted and dropped.
 WAITING_EVENTS_MAX = 65_536
 

@@ -24,7 +24,7 @@ from zope.interface.verify import verifyObject
 
 from mailhub.history import log as module
 from mailhub.history.line import LINE_CHARACTERS_MAX, line, tell
-from mailhub.history.log import HistoryLog
+from mailhub.history.log import BATCH_EVENTS, HistoryLog
 from mailhub.history.plain import printable
 from mailhub.history.sentence import sentence
 from mailhub.interfaces import IExecutor, IHistory
@@ -356,19 +356,19 @@ def test_batches_are_written_one_after_the_other_and_in_order(tmp_path: Path) ->
 def test_a_disk_that_hangs_costs_bounded_memory_and_the_loss_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_EVENTS_MAX", 500)
+    monkeypatch.setattr(module, "WAITING_EVENTS_MAX", 600)
     slow = Slow()
     desk = Desk(tmp_path / "h", slow)
     for number in range(2000):
         desk.history.record("n", number=number)
-    assert len(desk.history._waiting) == 500
-    assert desk.history.dropped == 2000 - 256 - 500
+    assert len(desk.history._waiting) == 600
+    assert desk.history.dropped == 2000 - BATCH_EVENTS - 600
     slow.do_one()
     slow.do_one()
     assert not slow.work
     events = desk.events()
-    assert events[256] == {"at": NOON, "kind": "history_gap", "events": 2000 - 256 - 500}
-    assert len(events) == 256 + 1 + 500
+    assert events[BATCH_EVENTS] == {"at": NOON, "kind": "history_gap", "events": 2000 - BATCH_EVENTS - 600}
+    assert len(events) == BATCH_EVENTS + 1 + 600
     assert desk.history.dropped == 0
 
 
