@@ -28,6 +28,8 @@ from mailhub.app.worker_brief import BRIEF, FIRST_SOCKET, FROM_SIBLINGS, STATUS,
 SERVED_SECONDS = 10.0
 WAIT_SECONDS_MIN = 1.0
 WAIT_SECONDS_MAX = 60.0
+#: So often one that is killed before it has ever served is started again; then the start of the hub has failed.
+KILLED_STARTS_MAX = 3
 #: What a worker gets beyond the time in which its sessions have to end; then it is killed, which loses nothing.
 STOP_SECONDS = 60.0
 #: Of what a worker says of its start.
@@ -106,6 +108,7 @@ class WorkerProcess(ProcessProtocol):
         self._serving: Deferred[None] | None = None
         self._ended: Deferred[None] | None = None
         self._is_stopping = False
+        self._killed_starts = 0
 
     @property
     def number(self) -> int:
@@ -166,7 +169,10 @@ class WorkerProcess(ProcessProtocol):
             self._kill.cancel()
             self._kill = None
         how = _how(reason)
-        if serving is not None:
+        if serving is not None and self._is_worth_another_start(reason):
+            self._serving = serving
+            self._start_again(pid, how)
+        elif serving is not None:
             cause = self._word.removeprefix(b"1 cannot start: ").decode("ascii", "replace") or f"it {how}"
             serving.errback(WorkerError(f"worker {self.number} did not start: {cause}"))
         elif self._is_stopping:
@@ -178,6 +184,13 @@ class WorkerProcess(ProcessProtocol):
         ended, self._ended = self._ended, None
         if ended is not None:
             ended.callback(None)
+
+    def _is_worth_another_start(self, reason: Failure) -> bool:
+        """Whether it did not fail, but was killed: for want of memory, or by somebody."""
+        if self._is_stopping or getattr(reason.value, "signal", None) is None:
+            return False
+        self._killed_starts += 1
+        return self._killed_starts <= KILLED_STARTS_MAX
 
     def _start_again(self, pid: int | None, how: str) -> None:
         since, self._serves_since = self._serves_since, None

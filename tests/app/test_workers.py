@@ -10,6 +10,7 @@ import signal
 import smtplib
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,6 +268,36 @@ def test_workers_end_when_the_first_process_is_gone(begin: Callable[..., HubProc
     until(lambda: not any(map(is_alive, everyone.values())))
     assert [event["kind"] for event in hub.log()].count("stopped") == 2
     assert len(told(hub, "the first process of the hub is gone")) == 2
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    starting = threading.Thread(target=_kill_first_worker_of, args=(tmp_path / "mailhub.toml",))
+    starting.start()
+    hub = start_hub(tmp_path, configuration(tmp_path), ALIASES)
+    starting.join()
+    try:
+        assert len(told(hub, "worker 2 .* was ended by SIGKILL; it had served for 0.0 s, and is started again")) == 1
+        send(hub.ports["mta"])
+        until(lambda: len(hub.messages("alice@example.test")) == 1)
+    finally:
+        hub.stop()
+
+
+def _kill_first_worker_of(config: Path) -> None:
+    """SIGKILL for worker 2 of the hub with this configuration, as soon as there is one."""
+
+    def worker() -> int | None:
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (place / "cmdline").read_bytes().split(b"\0")
+                if words[1:4] == [b"-m", b"mailhub.app.worker_process", b"2"]:
+                    parent = re.search(r"PPid:\t(\d+)", (place / "status").read_text())
+                    assert parent is not None
+                    if os.fsencode(config) in Path(f"/proc/{parent[1]}/cmdline").read_bytes():
+                        return int(place.name)
+        return None
+
+    os.kill(until(worker), signal.SIGKILL)
 
 
 def test_a_worker_that_cannot_start_ends_the_start(begin: Callable[..., HubProcess], tmp_path: Path) -> None:
