@@ -58,7 +58,8 @@ class _Course:
     """The recipients of one message in the queue of one process, as far as its history tells."""
 
     last: dict[Address, str] = field(default_factory=dict)  # the last outcome
-    due: dict[Address, tuple[float, int, int]] = field(default_factory=dict)  # not before; kills and jumps until then
+    #: Not before; and the upheavals until it was said.
+    due: dict[Address, tuple[float, tuple[int, int, int]]] = field(default_factory=dict)
     attempted: dict[Address, int] = field(default_factory=dict)  # the kills until the last attempt
     #: A process has died in an attempt, or right behind it: the next one may make a second copy.
     may_be_repeated: bool = False
@@ -155,12 +156,17 @@ class Oracle:
         for recipient in facts["recipients"]:
             self.told[hub.hostname, queue_id][str(facts["action"])].add(f"{recipient} {key[1]}")
 
+    def _upheavals(self, process: SimulatedProcess) -> tuple[int, int, int]:
+        """What has happened to this process that may make it forget when something is due: it was killed, the clock was
+        set, or it was stopped while its disk could not take what it had to remember."""
+        return process.kills, self.world.clock_jumps, process.lives if self.world.had_disk_faults else 0
+
     def _attempted(self, process: SimulatedProcess, at: float, queue_id: str, facts: Mapping[str, Any]) -> None:
         course = self._courses[process.name, queue_id]
         route = str(facts["route"])
         for recipient in facts["recipients"]:
             due = course.due.get(recipient)
-            if due is not None and due[1:] == (process.kills, self.world.clock_jumps) and at < due[0] - SLACK_SECONDS:
+            if due is not None and due[1] == self._upheavals(process) and at < due[0] - SLACK_SECONDS:
                 self.violation(f"{queue_id} to {recipient} was tried {due[0] - at:.1f} s early")
             course.last.pop(recipient, None)
             course.may_be_repeated |= course.attempted.get(recipient, process.kills) != process.kills
@@ -196,7 +202,7 @@ class Oracle:
             wait = float(facts["next_attempt_at"]) - at
             if not schedule.shortest_seconds - SLACK_SECONDS <= wait <= schedule.longest_seconds + SLACK_SECONDS:
                 self.violation(f"{queue_id} to {recipient} is to wait {wait:.1f} s")
-            course.due[recipient] = (float(facts["next_attempt_at"]), process.kills, self.world.clock_jumps)
+            course.due[recipient] = (float(facts["next_attempt_at"]), self._upheavals(process))
 
     # --- at rest -----------------------------------------------------------------------------------------------
 

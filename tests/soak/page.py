@@ -237,7 +237,7 @@ def _cells(row: Row, results: Mapping[str, Result]) -> tuple[str, str]:
         found = row.found(results)
         if result["status"] == "failed":
             bad = sorted(name for name, piece in result["pieces"].items() if piece["status"] != "passed")
-            found = f"**failed** ({_line(', '.join(bad))}): {found}"
+            found = f"**failed** ({_line(', '.join(bad) or 'a piece of it')}): {found}"
     elif "found" not in result:
         found = f"failed: {_line(str(result.get('cause')))}"
     else:
