@@ -69,6 +69,15 @@ loop2: loop
 PASSWORDS = {"alice@example.test": "correct horse", "bob@example.test": "battery staple"}
 
 
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What the condition gives as soon as it is true."""
+    ends_at = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < ends_at, "it never came"
+        time.sleep(0.01)
+    return found
+
+
 @dataclass
 class HubProcess:
     """A hub that runs.  `ports` by role: "mta", "msa", "msa-tls", "lmtp"."""

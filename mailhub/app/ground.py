@@ -16,7 +16,6 @@ from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery, discover
 from mailhub.app.history import database, redaction
 from mailhub.app.privileges import Person, acting_as
-from mailhub.app.siblings import NoSiblings
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
@@ -51,9 +50,9 @@ class Ground:
     #: How often mail is looked for that programs of this host have left without telling us.
     maildrop_poll_seconds: float = maildrop.POLL_SECONDS
 
-    def siblings(self) -> ISiblings:
-        """The other workers of the same hub."""
-        return NoSiblings()
+    def siblings(self) -> ISiblings | None:
+        """The other workers of the same hub; None for a hub of one process, which does nothing for others."""
+        return None
 
     def chance(self) -> random.Random:
         """Randomness that nobody can guess."""

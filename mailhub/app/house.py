@@ -16,7 +16,6 @@ from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery
 from mailhub.app.ground import REAL, Ground, PolicyMemory
 from mailhub.app.privileges import Person, acting_as, make_directory_for, make_file_for
-from mailhub.app.siblings import NoSiblings
 from mailhub.deliver.connections import Connections
 from mailhub.deliver.maildir import MaildirDeliverer
 from mailhub.deliver.smtp import Outside, SmtpDeliverer
@@ -49,7 +48,6 @@ class House:
     plugins: Callable[[Config], Discovery]
     reactor: Any
     chance: random.Random
-    siblings: ISiblings
     executor: IWorkers
     hashing: IWorkers
     disk: IDisk
@@ -80,7 +78,6 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
     """
     chance = ground.chance()
     siblings = ground.siblings()
-    others = None if isinstance(siblings, NoSiblings) else siblings  # whoever is alone does nothing for others
     disk = ground.disk()
     executor = ground.workers(reactor, THREADS_MAX, "mailhub-work")
     hashing = ground.workers(reactor, config.accounts.hash_threads, "mailhub-hash")
@@ -105,7 +102,6 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         plugins=ground.plugins,
         reactor=reactor,
         chance=chance,
-        siblings=siblings,
         executor=executor,
         hashing=hashing,
         disk=disk,
@@ -115,13 +111,13 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         accounts=files if srs is None else SrsAccounts(files, srs),
         mailboxes=mailboxes,
         maildir=MaildirDeliverer(mailboxes, executor, reactor),
-        memory=ground.memory(config, reactor, disk, executor, others),
+        memory=ground.memory(config, reactor, disk, executor, siblings),
         resolver=resolver,
         names=PeerNames(resolver, reactor),
         certificates=ground.certificates(config, reactor, person),
         descriptors=descriptors,
-        doorkeeper=_doorkeeper(config, reactor, descriptors, chance, others),
-        throttle=_throttle(config, reactor, others),
+        doorkeeper=_doorkeeper(config, reactor, descriptors, chance, siblings),
+        throttle=_throttle(config, reactor, siblings),
         schedule=schedule,
         limits=limits,
         outside=outbound.outside_router(config, resolver, chance, reactor, ground.own_addresses(reactor), (), history),

@@ -43,17 +43,6 @@ _decode = json.JSONDecoder(parse_constant=_constant).decode
 
 
 @implementer(ISiblings)
-class NoSiblings:
-    """There is one process, and nobody to tell."""
-
-    def tell(self, topic: str, news: Sequence[object]) -> None:
-        """Nobody hears it."""
-
-    def hear(self, topic: str, heard: Callable[[Sequence[object]], None]) -> None:
-        """Nobody says anything."""
-
-
-@implementer(ISiblings)
 class Siblings(Protocol):
     """A worker's end of the pipes.  What is told before it has them, or after they were lost, nobody hears."""
 

@@ -153,7 +153,7 @@ class SimulatedGround(Ground):
         seed: str,
         tell: Callable[[Event], None],
         power_cut: Callable[[], None],
-        siblings: ISiblings,
+        siblings: ISiblings | None,
     ) -> None:
         self._host = host
         self._zone = zone
@@ -169,7 +169,7 @@ class SimulatedGround(Ground):
         #: What the hub wants to have called when somebody sets the clock.
         self.clock_was_set: Callable[[float], None] = lambda seconds: None
 
-    def siblings(self) -> ISiblings:
+    def siblings(self) -> ISiblings | None:
         return self._siblings
 
     def chance(self) -> random.Random:

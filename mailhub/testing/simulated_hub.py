@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailhub.app.config import Config, load
-from mailhub.app.siblings import NoSiblings
 from mailhub.app.tree import Hub
 from mailhub.app.worker import Worker
 from mailhub.history.line import Event, lines
@@ -181,7 +180,7 @@ class SimulatedHub:
     def _start(self, number: int) -> None:
         process, worker = self._process(number), Worker(number, self._configured)
         if self._ports is None:
-            process.start(self.world.internet.host(self.address), worker, NoSiblings())
+            process.start(self.world.internet.host(self.address), worker, None)
         else:
             host = self._ports.process()
             process.start(host, worker, self._exchange.join(host))

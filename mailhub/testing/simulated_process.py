@@ -52,7 +52,7 @@ class SimulatedProcess:
 
     # --- lives -------------------------------------------------------------------------------------------------
 
-    def start(self, host: Host, worker: Worker, siblings: ISiblings) -> None:
+    def start(self, host: Host, worker: Worker, siblings: ISiblings | None) -> None:
         """Begin a life.  It serves a little later (`is_up`).  Raises StartError, and RuntimeError if it lives."""
         if self.host is not None:
             raise RuntimeError(f"{self.name} is alive")

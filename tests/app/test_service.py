@@ -25,7 +25,7 @@ import pytest
 
 import mailhub
 import twisted
-from tests.conftest import PROGRAM
+from tests.conftest import PROGRAM, until
 
 TWISTD = str(Path(sys.executable).parent / "twistd")
 SECONDS_MAX = 30.0
@@ -61,15 +61,6 @@ def run(
         check=False,
         **options,
     )
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives as soon as it is true."""
-    ends_at = time.monotonic() + SECONDS_MAX
-    while not (found := condition()):
-        assert time.monotonic() < ends_at, "it never came"
-        time.sleep(0.01)
-    return found
 
 
 def refuses(port: int) -> bool:

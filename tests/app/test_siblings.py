@@ -21,7 +21,7 @@ from twisted.trial import unittest
 from zope.interface.verify import verifyObject
 
 from mailhub.app.pipes import LINE_OCTETS_MAX, WAITING_OCTETS_MAX, WholeLines
-from mailhub.app.siblings import BATCH_NEWS, GATHER_SECONDS, Exchange, NoSiblings, Siblings
+from mailhub.app.siblings import BATCH_NEWS, GATHER_SECONDS, Exchange, Siblings
 from mailhub.interfaces import ISiblings
 from tests.joined import Joined
 
@@ -47,8 +47,7 @@ def test_all_others_hear_in_the_order_of_telling(joined: Joined) -> None:
     joined.settle()
     assert len(heard[1]) == 0
     assert heard[2] == heard[3] == [[number, "ä", None, 0.5, {"a": [True]}] for number in range(3)]
-    for one in (joined.siblings[1], NoSiblings()):
-        verifyObject(ISiblings, one)
+    verifyObject(ISiblings, joined.siblings[1])
 
 
 def test_a_moment_of_news_is_one_line_and_many_news_do_not_wait(joined: Joined) -> None:

@@ -11,7 +11,6 @@ import smtplib
 import socket
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 
 from mailhub.app.config import Config, load
 from mailhub.app.worker import ALONE, Worker, directories, history_files
-from tests.conftest import ALIASES, HubProcess, start_hub
+from tests.conftest import ALIASES, HubProcess, start_hub, until
 
 SECONDS_MAX = 30.0
 CONFIGURATION = """
@@ -52,15 +51,6 @@ def configuration(directory: Path, port: int = 0, top: str = "", more: str = "")
 def impatient_route(port: int) -> str:
     """Mail for elsewhere.example goes to this port of ours, and is tried again each second."""
     return f'[queue]\nretry = ["1s"]\n[[route]]\ndomain = "elsewhere.example"\nto = "smtp:127.0.0.1:{port}"\n'
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives as soon as it is true."""
-    ends_at = time.monotonic() + SECONDS_MAX
-    while not (found := condition()):
-        assert time.monotonic() < ends_at, "it never came"
-        time.sleep(0.01)
-    return found
 
 
 def pids(hub: HubProcess) -> dict[int, int]:
