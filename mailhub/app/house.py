@@ -48,6 +48,7 @@ class House:
     plugins: Callable[[Config], Discovery]
     reactor: Any
     chance: random.Random
+    siblings: ISiblings | None
     executor: IWorkers
     hashing: IWorkers
     disk: IDisk
@@ -102,6 +103,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
         plugins=ground.plugins,
         reactor=reactor,
         chance=chance,
+        siblings=siblings,
         executor=executor,
         hashing=hashing,
         disk=disk,

@@ -267,6 +267,7 @@ def test_news_come_in_their_order_and_die_with_who_told_them() -> None:
         siblings = {}
         for number, process in hub.processes.items():
             assert process.hub is not None
+            assert process.hub.house.siblings is not None
             siblings[number] = process.hub.house.siblings
             siblings[number].hear("test", lambda news, number=number: heard.append((number, *news)))
         for word in range(20):
