@@ -46,7 +46,10 @@ class Options(usage.Options):
         if self["worker"]:
             from mailhub.app import worker_brief
 
-            self["brief"] = worker_brief.read()
+            try:
+                self["brief"] = worker_brief.read()
+            except EOFError:
+                refuse("--worker is for mailhub itself: set `workers` in the configuration, and leave it out")
             return
         chosen = [name.strip() for name in self["roles"].split(",") if name.strip()]
         unknown = [name for name in chosen if name not in ROLES]

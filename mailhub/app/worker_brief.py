@@ -46,11 +46,14 @@ class Brief:
 
 
 def read() -> Brief:
-    """The brief of this process.  Raises EOFError if whoever started us is gone already."""
+    """The brief of this process.  Raises EOFError if there is none: whoever started us is gone, or is somebody else."""
     octets = b""
     while piece := os.read(BRIEF, 65536):
         octets += piece
-    brief = pickle.loads(octets)  # noqa: S301  (our own parent wrote it, and nobody else can)
+    try:
+        brief = pickle.loads(octets)  # noqa: S301  (our own parent wrote it, and nobody else can)
+    except pickle.UnpicklingError:
+        raise EOFError from None
     if not isinstance(brief, Brief):
         raise EOFError
     return brief

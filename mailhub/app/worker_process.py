@@ -21,6 +21,7 @@ from mailhub.app.ground import Ground
 from mailhub.app.launcher import Launcher
 from mailhub.app.siblings import Siblings, attach
 from mailhub.app.tree import Hub
+from mailhub.app.waiting import waiting
 from mailhub.app.worker_brief import FROM_SIBLINGS, STATUS, TO_SIBLINGS, Brief
 
 if TYPE_CHECKING:
@@ -87,10 +88,7 @@ def _stop_once(reactor: Any) -> None:
 
 
 class Retirement(Service):
-    """Ends the process when its queue is empty, and puts the queue's directory aside, so that it is not started again.
-
-    What was set aside in there for being broken stays there.
-    """
+    """Ends the process when its queue is empty, and puts the queue aside, so that it is not started again."""
 
     def __init__(self, spool: ISpool, reactor: Any, directory: Path) -> None:
         self.setName("retirement")  # type: ignore[no-untyped-call]
@@ -134,7 +132,14 @@ class Retirement(Service):
 
 
 def set_aside(directory: Path) -> None:
-    """Give the directory a name under which nobody looks for a queue."""
+    """Give the directory a name under which nobody looks for a queue.
+
+    It keeps its name while something is left in there that could not be read: a message in quarantine, a database that
+    was corrupt.  That is for the postmaster to look at.
+    """
+    if waiting(directory) != 0 or any(".corrupt-" in path.name for path in directory.iterdir()):
+        _log.error("{place} has something that could not be read: look at it, then remove it", place=str(directory))
+        return
     for number in range(1, 1000):
         aside = directory.with_name(EMPTIED if number == 1 else f"{EMPTIED}-{number}")
         if not aside.exists():

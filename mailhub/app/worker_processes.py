@@ -28,8 +28,9 @@ from mailhub.app.worker_brief import BRIEF, FIRST_SOCKET, FROM_SIBLINGS, STATUS,
 SERVED_SECONDS = 10.0
 WAIT_SECONDS_MIN = 1.0
 WAIT_SECONDS_MAX = 60.0
-#: So often one that is killed before it has ever served is started again; then the start of the hub has failed.
-KILLED_STARTS_MAX = 3
+#: So often is one started again that is killed, or cannot be made, before it has ever served; then the start of the hub
+#: has failed.
+LOST_STARTS_MAX = 3
 #: What a worker gets beyond the time in which its sessions have to end; then it is killed, which loses nothing.
 STOP_SECONDS = 60.0
 #: Of what a worker says of its start.
@@ -108,7 +109,7 @@ class WorkerProcess(ProcessProtocol):
         self._serving: Deferred[None] | None = None
         self._ended: Deferred[None] | None = None
         self._is_stopping = False
-        self._killed_starts = 0
+        self._lost_starts = 0
 
     @property
     def number(self) -> int:
@@ -132,10 +133,14 @@ class WorkerProcess(ProcessProtocol):
         bound = workers.sockets()
         for number, socket in enumerate(self.brief.sockets):
             descriptors[FIRST_SOCKET + number] = bound[socket]
-        command = [sys.executable, "-m", "mailhub.app.worker_process", str(self.number), *workers.words(self.number)]
-        # What we found on our way is found on theirs.
+        # What we find on our way is found on theirs, and nothing else (-P): not what lies in some working directory.
+        program = [sys.executable, "-P", "-m", "mailhub.app.worker_process"]
+        command = [*program, str(self.number), *workers.words(self.number)]
         environ = {**workers.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._reactor.spawnProcess(self, command[0], command, environ, childFDs=descriptors)
+        try:
+            self._reactor.spawnProcess(self, command[0], command, environ, childFDs=descriptors)
+        except OSError as error:  # no memory, or too many processes or open files: others may end
+            self._lost(None, f"cannot be made ({error.strerror})", is_another_start_worth_it=True)
 
     def connectionMade(self) -> None:
         self.pid = self.transport.pid
@@ -164,33 +169,32 @@ class WorkerProcess(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         self._workers.exchange.leave(self.number)
         pid, self.pid = self.pid, None
-        serving, self._serving = self._serving, None
         if self._kill is not None:
             self._kill.cancel()
             self._kill = None
         how = _how(reason)
-        if serving is not None and self._is_worth_another_start(reason):
-            self._serving = serving
-            self._start_again(pid, how)
-        elif serving is not None:
-            cause = self._word.removeprefix(b"1 cannot start: ").decode("ascii", "replace") or f"it {how}"
-            serving.errback(WorkerError(f"worker {self.number} did not start: {cause}"))
-        elif self._is_stopping:
+        if self._is_stopping and self._serving is None:
             pass
-        elif self.brief.is_retired and not how:
+        elif self.brief.is_retired and not how and self._serving is None:
             self.log.info("worker {worker} has delivered all that was left to it", worker=self.number)
         else:
-            self._start_again(pid, how or "ended by itself")
+            was_killed = getattr(reason.value, "signal", None) is not None
+            self._lost(pid, how or "ended by itself", is_another_start_worth_it=was_killed)
         ended, self._ended = self._ended, None
         if ended is not None:
             ended.callback(None)
 
-    def _is_worth_another_start(self, reason: Failure) -> bool:
-        """Whether it did not fail, but was killed: for want of memory, or by somebody."""
-        if self._is_stopping or getattr(reason.value, "signal", None) is None:
-            return False
-        self._killed_starts += 1
-        return self._killed_starts <= KILLED_STARTS_MAX
+    def _lost(self, pid: int | None, how: str, is_another_start_worth_it: bool) -> None:
+        """There is no process, and there should be one.  One that fails in the start of the hub fails that; one that is
+        killed there, for want of memory or by somebody, has some more tries."""
+        if self._serving is not None:
+            self._lost_starts += 1
+            if self._is_stopping or not is_another_start_worth_it or self._lost_starts > LOST_STARTS_MAX:
+                serving, self._serving = self._serving, None
+                cause = self._word.removeprefix(b"1 cannot start: ").decode("ascii", "replace") or f"it {how}"
+                serving.errback(WorkerError(f"worker {self.number} did not start: {cause}"))
+                return
+        self._start_again(pid, how)
 
     def _start_again(self, pid: int | None, how: str) -> None:
         since, self._serves_since = self._serves_since, None
@@ -198,9 +202,9 @@ class WorkerProcess(ProcessProtocol):
         if served >= SERVED_SECONDS:
             self._wait_seconds = 0.0
         self.log.error(
-            "worker {worker} (process {pid}) {how}; it had served for {served} s, and is started again{when}",
+            "worker {worker}{process} {how}; it had served for {served} s, and is started again{when}",
             worker=self.number,
-            pid=pid,
+            process="" if pid is None else f" (process {pid})",
             how=how,
             served=round(served, 1),
             when=f" in {self._wait_seconds:g} s" if self._wait_seconds else "",

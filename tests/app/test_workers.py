@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
 import re
@@ -10,16 +11,25 @@ import signal
 import smtplib
 import socket
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
+from twisted.internet.error import ProcessTerminated
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from mailhub.app.config import Config, load
 from mailhub.app.worker import ALONE, Worker, directories, history_files
-from tests.conftest import ALIASES, HubProcess, start_hub, until
+from mailhub.app.worker_brief import STATUS, Brief, WorkerError
+from mailhub.app.worker_process import set_aside
+from mailhub.app.worker_processes import WAIT_SECONDS_MAX, WorkerProcesses
+from mailhub.store.spool_schema import SCHEMA
+from tests.conftest import ALIASES, TWISTD, HubProcess, start_hub, until
 
 SECONDS_MAX = 30.0
 CONFIGURATION = """
@@ -191,6 +201,74 @@ def test_one_that_dies_at_once_again_and_again_is_given_time(begin: Callable[...
     assert second.endswith("started again in 1 s")
 
 
+def test_a_worker_that_ends_alone_leaves_the_sockets_to_the_others(begin: Callable[..., HubProcess]) -> None:
+    hub = begin()
+    before = pids(hub)
+    os.kill(before[2], signal.SIGTERM)
+    until(lambda: pids(hub)[2] != before[2])
+    assert len(told(hub, "worker 2 .* is started again")) == 1
+    for _ in range(2):  # whoever takes it
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(SECONDS_MAX)
+            client.connect(str(hub.directory / "lmtp"))
+            assert client.recv(100).startswith(b"220 ")
+        with socket.create_connection(("127.0.0.1", hub.ports["mta"]), timeout=SECONDS_MAX) as connection:
+            assert connection.recv(100).startswith(b"220 ")
+
+
+class Scarce(Clock):
+    """A reactor on a machine that cannot make `refusals` more processes; those that it can make are in `made`."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+        self.made: list[Any] = []
+
+    def spawnProcess(self, protocol: Any, *arguments: Any, **options: Any) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self.made.append(protocol)
+
+
+def one_worker(reactor: Scarce, tmp_path: Path) -> WorkerProcesses:
+    worker = Worker(2, 2)
+    brief = Brief(loaded(tmp_path), frozenset({"mda"}), worker, (), is_retired=False, is_foreground=False)
+    return WorkerProcesses(reactor, [brief], dict, lambda number: [], {}, drain_seconds=1.0)
+
+
+def test_a_process_that_cannot_be_made_is_tried_again(tmp_path: Path) -> None:
+    reactor = Scarce(refusals=2)
+    workers = one_worker(reactor, tmp_path)
+    started: list[object] = []
+    workers.startService().addBoth(started.append)
+    assert reactor.made == []
+    reactor.advance(0)
+    reactor.advance(1)
+    (process,) = reactor.made
+    assert started == []
+    process.childDataReceived(STATUS, b"0")
+    assert started == [None]
+    # So it is when it has died later on, for as long as it takes.
+    reactor.refusals = 5
+    process.processEnded(Failure(ProcessTerminated(signal=signal.SIGKILL)))
+    for _ in range(10):
+        reactor.advance(WAIT_SECONDS_MAX)
+    assert len(reactor.made) == 2
+
+
+def test_a_start_ends_that_can_make_no_process(tmp_path: Path) -> None:
+    reactor = Scarce(refusals=100)
+    failed: list[Failure] = []
+    one_worker(reactor, tmp_path).startService().addErrback(failed.append)
+    for _ in range(10):
+        reactor.advance(WAIT_SECONDS_MAX)
+    (failure,) = failed
+    assert failure.check(WorkerError)
+    assert str(failure.value) == "worker 2 did not start: it cannot be made (Resource temporarily unavailable)"
+    assert not reactor.getDelayedCalls()
+
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +358,7 @@ def _kill_first_worker_of(config: Path) -> None:
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (place / "cmdline").read_bytes().split(b"\0")
-                if words[1:4] == [b"-m", b"mailhub.app.worker_process", b"2"]:
+                if words[1:5] == [b"-P", b"-m", b"mailhub.app.worker_process", b"2"]:
                     parent = re.search(r"PPid:\t(\d+)", (place / "status").read_text())
                     assert parent is not None
                     if os.fsencode(config) in Path(f"/proc/{parent[1]}/cmdline").read_bytes():
@@ -378,6 +456,41 @@ def elsewhere(directory: Path, port: int) -> HubProcess:
     (directory / "mailhub.toml").write_text(text)
     (directory / "accounts").write_text("someone@elsewhere.example:x::::::\n")
     return start_hub(directory)
+
+
+def test_a_queue_with_something_broken_in_it_keeps_its_name(tmp_path: Path) -> None:
+    """What is in quarantine is not in the list of the queue, and must not look as if nothing were left."""
+    for name, rows, more in (("empty", 0, ""), ("quarantine", 1, ""), ("corrupt", 0, "queue.db.corrupt-20261128")):
+        spool = tmp_path / name / "spool"
+        spool.mkdir(parents=True)
+        database = apsw.Connection(str(spool / "queue.db"))
+        database.execute(SCHEMA)
+        for _ in range(rows):
+            database.execute("INSERT INTO message VALUES ('q', 0, 0, '<>', 1, 0, '', NULL, '', 0, '', '{}', x'')")
+            database.execute("INSERT INTO quarantine VALUES ('q', 0, 'broken')")
+        database.close()
+        if more:
+            (spool / more).touch()
+        set_aside(spool)
+        assert spool.exists() == (name != "empty")
+    assert (tmp_path / "empty" / "spool-emptied").is_dir()
+
+
+def test_a_worker_is_not_started_by_hand(tmp_path: Path) -> None:
+    for given in ("", "hello\n"):
+        ended = subprocess.run(
+            [TWISTD, "-n", "--pidfile=", "mailhub", "--worker"],
+            input=given,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            "--worker is for mailhub itself: set `workers` in the configuration, and leave it out\n"
+        )
 
 
 # --- shares ----------------------------------------------------------------------------------------------------------
