@@ -79,6 +79,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def sockets(pid: int) -> set[str]:
+    """The sockets that this process has open, shared ones under the same name."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(descriptor))
+    return {name for name in found if name.startswith("socket:")}
+
+
 def told(hub: HubProcess, pattern: str) -> list[str]:
     """What the hub said in its log that looks like this."""
     return [text for event in hub.log() if re.search(pattern, text := str(event.get("text", "")))]
@@ -433,6 +442,8 @@ def test_the_queue_of_a_worker_that_is_no_more_is_still_delivered(begin: Callabl
     other = elsewhere(hub.directory / "other", port)
     try:
         hub = begin()
+        assert sockets(pids(hub)[2]).isdisjoint(sockets(hub.process.pid))  # it takes nothing new
+        assert not sockets(pids(hub)[1]).isdisjoint(sockets(hub.process.pid))
         until(lambda: len(other.messages("someone@elsewhere.example")) == 1)
         until(lambda: told(hub, "worker 2 has delivered all that was left to it"))
         left = hub.directory / "var" / "workers" / "2"

@@ -176,6 +176,17 @@ class Listening(TestCase):
         assert await self.hear(socket.AF_INET, ("127.0.0.1", listener.addresses[0].port)) == b"hello"  # type: ignore
         assert self.factory.made[0].has_no_delay
 
+    async def test_who_lets_go_leaves_the_socket_to_who_inherited_it(self) -> None:
+        endpoint = "tcp:0:interface=127.0.0.1"
+        first = Listener(reactor, "mta", [endpoint], HelloFactory())
+        first.privilegedStartService()
+        port = first.addresses[0].port  # type: ignore[attr-defined]
+        inherited = {key: os.dup(descriptor) for key, descriptor in first.sockets.items()}
+        assert list(inherited) == [("mta", endpoint)]
+        self.listener(endpoint, inherited=inherited)
+        await first.let_go()
+        assert await self.hear(socket.AF_INET, ("127.0.0.1", port)) == b"hello"
+
     async def test_who_comes_before_the_start_waits(self) -> None:
         for endpoint, family in (("tcp:0:interface=127.0.0.1", socket.AF_INET), ("tcp6:0", socket.AF_INET6)):
             if family == socket.AF_INET6 and not has_ipv6():
