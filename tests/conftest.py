@@ -85,7 +85,7 @@ class HubProcess:
     directory: Path
     process: subprocess.Popen[bytes]
     ports: dict[str, int] = field(default_factory=dict)
-    #: Whether all of its history is there, so that it can be asked whether it explains itself.
+    #: Whether all of its history and its queue are there, so that it can be asked whether it explains itself.
     is_whole: bool = True
     passwords: dict[str, str] = field(default_factory=lambda: dict(PASSWORDS))
 
@@ -106,10 +106,22 @@ class HubProcess:
 
     def queued(self) -> list[str]:
         """The recipients of what is in the queue, as its database says."""
-        database = apsw.Connection(str(self.directory / "var" / "spool" / "queue.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+        return self._asked(self.directory / "var" / "spool", "SELECT address FROM recipient ORDER BY address")
+
+    def queue_ids(self) -> list[str]:
+        """The messages in the queues of all workers."""
+        own = self.directory / "var"
+        spools = [each / "spool" for each in (own, *own.glob("workers/*"))]
+        return [queue_id for spool in spools for queue_id in self._asked(spool, "SELECT queue_id FROM message")]
+
+    def _asked(self, spool: Path, question: str) -> list[str]:
+        """What the database of this queue says; nothing if there is none."""
+        if not (spool / "queue.db").exists():
+            return []
+        database = apsw.Connection(str(spool / "queue.db"), flags=apsw.SQLITE_OPEN_READWRITE)
         database.set_busy_timeout(10_000)
         try:
-            return [str(address) for (address,) in database.execute("SELECT address FROM recipient ORDER BY address")]
+            return [str(found) for (found,) in database.execute(question)]
         finally:
             database.close()
 
@@ -124,7 +136,7 @@ class HubProcess:
         if self.is_whole and self.process.returncode == -signal.SIGTERM:
             path = self.directory / "var" / "log" / "mailhub.jsonl"
             told = [event for line in path.read_text().splitlines() if (event := parse(line)) is not None]
-            assert unexplained(told) == []
+            assert unexplained(told, self.queue_ids()) == []
 
     def command(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """`mailhub WORDS --config ...` run to its end."""

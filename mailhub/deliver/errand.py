@@ -7,11 +7,13 @@ The rules of the file:
 - When the whole content was sent and the answer did not come, no other host is tried at once (RFC 5321 section 6.1).
   The exception: a kept connection that was lost before the host said anything at all was closed while nobody used it.
 - TLS that fails is given up, on a new connection, only where the way says "may".
+- A transaction that delivers to one recipient alone, as nearly all do, is told with its outcome; any other, and a
+  connection that came to nothing, is told by itself ("tried").
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,8 @@ BAD_ENDPOINT = reply(451, "4.3.5", "The next hop cannot be understood; the postm
 #: These ask for less of us, whatever they answer.
 _SLOWER = (421, 450)
 
+#: Of what is told already.
+NOTHING: Mapping[str, object] = {}
 #: Where nothing has gone wrong yet, which is nearly always.
 NO_HOST: Set[Host] = frozenset()
 
@@ -145,7 +149,7 @@ class Errand:
             batch, rest = self._left, []
             if len(batch) > RECIPIENTS_MAX:
                 batch, rest = batch[:RECIPIENTS_MAX], batch[RECIPIENTS_MAX:]
-            ended = await self._transact(connection, batch)
+            ended, told = await self._transact(connection, batch)
             if ended is None:
                 self._left = rest
                 decided = True
@@ -159,7 +163,7 @@ class Errand:
                 if outcome is None:
                     untried.append(recipient)
                     continue
-                self._outcomes[recipient.address] = _told(outcome, connection)
+                self._outcomes[recipient.address] = _told(outcome, connection, told)
                 if not isinstance(outcome, Deferred):
                     decided = True
                 elif not ended.in_doubt:
@@ -191,8 +195,13 @@ class Errand:
         if self._dialler is not None:
             self._dialler.skip(name)
 
-    async def _transact(self, connection: Connection, batch: Sequence[Recipient]) -> TransactionEnded | None:
-        """One transaction.  None if the message cannot be made into what the host takes; all are decided then."""
+    async def _transact(
+        self, connection: Connection, batch: Sequence[Recipient]
+    ) -> tuple[TransactionEnded | None, Mapping[str, object]]:
+        """One transaction, and what is to be told of it with the outcome.
+
+        None if the message cannot be made into what the host takes; all are decided then.
+        """
         client = connection.client
         executor = self._deliverer.outside.executor
         recipients = tuple([_forward_path(recipient) for recipient in batch])
@@ -211,12 +220,14 @@ class Errand:
             if fault is not None:
                 for recipient in batch:
                     self._outcomes[recipient.address] = fault
-                self._tell(connection, fault.reply, began_at, reused, len(batch))
-                return None
+                self._record(self._described(connection, began_at, reused), fault.reply, len(batch))
+                return None, NOTHING
+        if len(batch) == 1 and isinstance(ended.outcomes[0], Delivered):
+            return ended, self._described(connection, began_at, reused)
         said = _last(ended, client.closed)
         if said is not None:
-            self._tell(connection, said, began_at, reused, len(batch))
-        return ended
+            self._record(self._described(connection, began_at, reused), said, len(batch))
+        return ended, NOTHING
 
     async def _change(self, wanted: DowngradeWanted) -> Outcome | None:
         """Make the content what the host takes, or give the outcome that this has."""
@@ -259,7 +270,10 @@ class Errand:
                 deliverer.connections.add(connection)
                 deliverer.unreachable.reached(way.key)
                 return connection
-            self._tell(connection, closed.reply, began_at, False, len(self._left), tls_failed=closed.tls_failed)
+            described = self._described(connection, began_at)
+            if closed.tls_failed:
+                described["tls_failed"] = True
+            self._record(described, closed.reply, len(self._left))
             if closed.reply is not None:
                 self._reason, self._remote = closed.reply, host.name
                 self._trouble |= closed.reply.code in _SLOWER
@@ -285,43 +299,34 @@ class Errand:
         # RFC 3463 section 3.5, X.4.1: no answer from host.
         self._reason, self._remote = reply(451, "4.4.1", f"No connection to {where(host)}: {why}"), host.name
         self._deliverer.unreachable.not_reached(host, self._reason)
-        self._record(host, self._reason, missed.seconds, len(self._left))
+        self._record(_described(host, missed.seconds), self._reason, len(self._left))
 
     # --- telling -----------------------------------------------------------------------------------------------
 
-    def _tell(
-        self,
-        connection: Connection,
-        said: Reply | None,
-        began_at: float,
-        reused: bool,
-        recipients: int,
-        tls_failed: bool = False,
-    ) -> None:
+    def _described(self, connection: Connection, began_at: float, reused: bool = False) -> dict[str, object]:
+        """What is told of a transaction, or of a connection without one, that has just ended."""
         client = connection.client
-        facts: dict[str, object] = {}
+        facts = _described(connection.host, self._deliverer.clock.seconds() - began_at)
         if client.tls is not None:
-            facts = {"tls": client.tls.version, "cipher": client.tls.cipher, "verified": client.is_verified}
-        if tls_failed:
-            facts["tls_failed"] = True
+            facts["tls"], facts["cipher"] = client.tls.version, client.tls.cipher
+            facts["verified"] = client.is_verified
         if reused:
             facts["reused"] = True
-        self._record(connection.host, said, self._deliverer.clock.seconds() - began_at, recipients, **facts)
+        return facts
 
-    def _record(self, host: Host, said: Reply | None, seconds: float, recipients: int, **facts: object) -> None:
+    def _record(self, described: Mapping[str, object], said: Reply | None, recipients: int) -> None:
         envelope = self._envelope
         self._deliverer.outside.history.record(
-            "tried",
-            envelope.session_id,
-            envelope.queue_id,
-            host=host.name,
-            address=host.address,
-            port=host.port,
-            reply=said,
-            seconds=round(seconds * 1_000_000) / 1_000_000,  # what lies beyond is noise, and dear to tell
-            recipients=recipients,
-            **facts,
+            "tried", envelope.session_id, envelope.queue_id, **described, reply=said, recipients=recipients
         )
+
+
+def _described(host: Host, seconds: float) -> dict[str, object]:
+    """Where it was, and how long it took: to a microsecond, for what lies beyond is noise, and dear to tell."""
+    facts: dict[str, object] = {"host": host.name} if host.name != host.address else {}
+    facts["address"], facts["port"] = host.address, host.port
+    facts["seconds"] = round(seconds * 1_000_000) / 1_000_000
+    return facts
 
 
 class _FactoryFor(Factory):
@@ -342,10 +347,12 @@ def _forward_path(recipient: Recipient) -> ForwardPath:
     return ForwardPath(recipient.address, RcptParameters(recipient.notify, recipient.orcpt))
 
 
-def _told(outcome: Outcome, connection: Connection) -> Outcome:
-    """The outcome with the host that gave it."""
-    detail = f"{outcome.detail}, {connection.where}" if outcome.detail else connection.where
+def _told(outcome: Outcome, connection: Connection, transaction: Mapping[str, object]) -> Outcome:
+    """The outcome with the host that gave it, and the transaction in which it did."""
     remote = connection.host.name
+    if transaction and isinstance(outcome, Delivered):
+        return Delivered(outcome.reply, outcome.detail, remote, connection.client.capabilities.dsn, transaction)
+    detail = f"{outcome.detail}, {connection.where}" if outcome.detail else connection.where
     match outcome:
         case Delivered():
             return Delivered(outcome.reply, detail, remote, connection.client.capabilities.dsn)

@@ -4,8 +4,9 @@ What may travel together does: one transaction for all recipients of a message a
 takes them at once; only forwarded mail whose reverse-path is rewritten goes by itself.  A message goes over a kept
 connection or over a new one, and what a destination bears is learnt from how that goes (mailhub.queue.limits).
 
-An outcome tells in `detail` at which step and with which host it was decided, and in `remote` the host's name.  Each
-transaction, and each connection that came to nothing, is one "tried" event in history.
+An outcome tells in `detail` at which step and with which host it was decided, and in `remote` the host's name.  A
+transaction that delivers to one recipient alone is in its outcome; each other one, and each connection that came to
+nothing, is one "tried" event in history.
 """
 
 from __future__ import annotations

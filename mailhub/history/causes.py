@@ -7,7 +7,7 @@ tests and on the shelf; nothing of it is on the way of mail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mailhub.history.pages import Told
@@ -54,7 +54,10 @@ class _Message:
     attempted: set[str] = field(default_factory=set)
     untold: set[str] = field(default_factory=set)
     ordered: set[str] = field(default_factory=set)
-    is_removed: bool = False
+
+    def has_ended(self, address: str) -> bool:
+        """Whether nothing more happens for this recipient.  Who failed and could not be told of it is tried again."""
+        return address in self.last and self.last[address].kind in _FINAL and address not in self.untold
 
 
 @dataclass(frozen=True)
@@ -99,22 +102,21 @@ class _History:
         elif form.check is not None:
             yield from form.check(self, event)
 
-    def at_the_end(self) -> Iterable[str]:
+    def at_the_end(self, queued: Container[str]) -> Iterable[str]:
         """What only the end can show."""
         for queue_id, message in self.messages.items():
-            if not message.is_removed and all(
-                address in message.last and message.last[address].kind in _FINAL for address in message.recipients
-            ):
-                yield f"{queue_id}: every recipient has had an end, and nothing says that it is gone"
+            unended = {address for address in message.recipients if not message.has_ended(address)}
+            if unended and queue_id not in queued:
+                yield f"{queue_id}: is gone, and nothing tells the end of it for {_list(unended)}"
             if message.untold:
                 yield f"{queue_id}: nobody was told that it failed for {_list(message.untold)}, and nothing says why"
 
 
-def unexplained(events: Iterable[Told]) -> list[str]:
+def unexplained(events: Iterable[Told], queued: Container[str] = ()) -> list[str]:
     """What has no cause, or does not tell what it must: a sentence each, none where all is well.
 
-    The events are those of a whole history, in their order, up to a rest of the hub.  Where some were lost there is
-    nothing to say.
+    The events are those of a whole history, in their order, up to a rest of the hub, in whose queue are the messages of
+    the ids `queued`, and no others.  Where some events were lost there is nothing to say.
     """
     history = _History()
     found: list[str] = []
@@ -123,7 +125,7 @@ def unexplained(events: Iterable[Told]) -> list[str]:
             return []
         about = event.queue_id or event.session_id
         found += [f"{event.kind} {about} {wrong}: {dict(event.facts)}" for wrong in history.look_at(event)]
-    return found + list(history.at_the_end())
+    return found + list(history.at_the_end(queued))
 
 
 # --- sessions ----------------------------------------------------------------------------------------------------
@@ -141,8 +143,6 @@ def _opinion(history: _History, event: Told) -> Iterable[str]:
         return
     for name in sorted(_INPUTS[stage] - event.facts.keys()):
         yield f"does not tell what was asked: {name}"
-    if not isinstance(event.facts.get("shadow"), bool):
-        yield "does not tell whether it is a shadow"
     if stage == "route":
         if event.queue_id not in history.messages:
             yield f"is about {event.queue_id}, which was never queued"
@@ -211,7 +211,7 @@ def _targets(resolved: Told) -> Iterable[str]:
 
 def _attempted(history: _History, event: Told) -> Iterable[str]:
     message = history.messages[event.queue_id]
-    yield from _known(message, event)
+    yield from _waiting(message, event)
     message.attempted |= _recipients(event)
     if event.text("route") != "local":
         for name in ("why", "tls", "tls_source"):
@@ -227,10 +227,7 @@ def _tried(history: _History, event: Told) -> Iterable[str]:
 def _outcome(history: _History, event: Told) -> Iterable[str]:
     message = history.messages[event.queue_id]
     address = event.text("recipient")
-    yield from _known(message, event)
-    earlier = message.last.get(address)
-    if earlier is not None and earlier.kind in _FINAL and not (earlier.kind == "failed" and address in message.untold):
-        yield f"comes behind the end of {address}"
+    yield from _waiting(message, event)
     if event.facts.get("by"):
         if event.kind == "failed" and address not in message.ordered:
             yield "was ordered by somebody, and there is no order"
@@ -252,7 +249,7 @@ def _outcome(history: _History, event: Told) -> Iterable[str]:
 
 def _steered(history: _History, event: Told) -> Iterable[str]:
     message = history.messages[event.queue_id]
-    yield from _known(message, event)
+    yield from _waiting(message, event)
     for address in _recipients(event):
         message.last[address] = event
     if event.kind == "ordered":
@@ -261,7 +258,7 @@ def _steered(history: _History, event: Told) -> Iterable[str]:
 
 
 def _crowded(history: _History, event: Told) -> Iterable[str]:
-    yield from _known(history.messages[event.queue_id], event)
+    yield from _waiting(history.messages[event.queue_id], event)
 
 
 def _notified(history: _History, event: Told) -> Iterable[str]:
@@ -279,22 +276,16 @@ def _notified(history: _History, event: Told) -> Iterable[str]:
         history.messages[event.text("notification")] = _Message({str(each) for each in event.facts.get("to") or ()})
 
 
-def _removed(history: _History, event: Told) -> Iterable[str]:
-    message = history.messages[event.queue_id]
-    for address in sorted(message.recipients):
-        last = message.last.get(address)
-        if last is None or last.kind not in _FINAL:
-            yield f"is gone, and {address} has had no end"
-    if message.is_removed:
-        yield "was gone already"
-    message.is_removed = True
-
-
 def _known(message: _Message, event: Told) -> Iterable[str]:
-    if message.is_removed:
-        yield "comes when the message was gone"
     for address in sorted(_recipients(event) - message.recipients):
         yield f"is about {address}, who is no recipient of this message"
+
+
+def _waiting(message: _Message, event: Told) -> Iterable[str]:
+    yield from _known(message, event)
+    for address in sorted(_recipients(event)):
+        if message.has_ended(address):
+            yield f"comes behind the end of {address}"
 
 
 def _recipients(event: Told) -> set[str]:
@@ -343,5 +334,4 @@ FORMS: Mapping[str, Form] = {
     "retried": Form("message", "recipients by", check=_steered),
     "notified": Form("message", "reverse_path recipients action notification to", check=_notified),
     "not notified": Form("message", "reverse_path recipients action cause", check=_notified),
-    "removed": Form("message", check=_removed),
 }

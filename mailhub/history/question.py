@@ -161,7 +161,7 @@ class _Search:
         """All of the message that stands on this page, if that is all of it; else nothing."""
         events = self._about(key.queue_id, key.page)
         arrival = next((event for event in events if _ends_transaction(event)), None)
-        if arrival is None or (arrival.kind == "queued" and not any(event.kind == "removed" for event in events)):
+        if arrival is None or (arrival.kind == "queued" and not Story(key.queue_id, tuple(events)).has_ended):
             return []
         return self._steps(arrival, key.page)[0][::-1] + events
 

@@ -20,6 +20,8 @@ OUTCOMES = {
     "retried": "waiting",
     "refused": "refused",
 }
+#: Of these the message waits no longer.
+_ENDS = frozenset({"delivered", "failed", "discarded"})
 #: The order in which the numbers of several recipients are told.
 _ORDER = ("delivered", "waiting", "held", "failed", "discarded", "refused")
 
@@ -106,6 +108,11 @@ class Story:
     def is_ours(self) -> bool:
         """Whether there was a message that we had taken, or made."""
         return self.arrival is not None or self.notification is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether every recipient has had an end, as far as is known."""
+        return all(address in self.outcomes and self.outcomes[address].kind in _ENDS for address in self.recipients)
 
     @property
     def verdict(self) -> str:

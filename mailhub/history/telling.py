@@ -21,7 +21,7 @@ ADDRESSES_MAX = 5
 MARK = ">"
 
 #: What is said by the events beside it.
-_SILENT = frozenset({"removed"})
+_SILENT = frozenset({"removed"})  # told by earlier versions
 
 
 def told(story: Story) -> Iterator[tuple[str, bool]]:
@@ -231,6 +231,12 @@ def _attempted(event: Told, story: Story) -> tuple[str, str]:
 
 
 def _tried(event: Told, story: Story) -> tuple[str, str]:
+    said = f": {event.text('reply')}" if event.facts.get("reply") else ""
+    return "talked to", f"{_transaction(event)}{said}"
+
+
+def _transaction(event: Told) -> str:
+    """Where it was, how, and how long it took."""
     host, address = event.text("host"), event.text("address")
     where = f"{host} [{address}]" if host and host != address else f"[{address}]"
     if event.facts.get("port"):
@@ -242,8 +248,7 @@ def _tried(event: Told, story: Story) -> tuple[str, str]:
         how = ["TLS failed"]
     if event.facts.get("reused"):
         how.append("on a connection that was open")
-    said = f": {event.text('reply')}" if event.facts.get("reply") else ""
-    return "talked to", f"{where}, {', '.join(how)}, {duration(float(event.facts.get('seconds', 0)))}{said}"
+    return f"{where}, {', '.join(how)}, {duration(float(event.facts.get('seconds', 0)))}"
 
 
 def _outcome(event: Told, story: Story) -> tuple[str, str]:
@@ -251,8 +256,11 @@ def _outcome(event: Told, story: Story) -> tuple[str, str]:
     text = f"<{event.text('recipient')}>"
     if event.facts.get("reply"):
         text += f": {event.text('reply')}"
-    if event.facts.get("detail"):
-        text += f" ({event.text('detail')})"
+    how = [event.text("detail")] if event.facts.get("detail") else []
+    if event.facts.get("address"):
+        how.append(_transaction(event))
+    if how:
+        text += f" ({', '.join(how)})"
     if event.facts.get("reason"):
         text += f", since {event.text('reason')}"
     if event.facts.get("by"):

@@ -6,7 +6,8 @@ section 2.3.5, Remote-MTA); empty where the words are our own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from mailhub.model.reply import Reply
@@ -17,13 +18,15 @@ class Delivered:
     """The next hop, or the mailbox, has taken responsibility, durably.
 
     `notifies` says that the next hop was told what the sender wants to know, and tells him itself (RFC 3461 section
-    5.2.1): then we do not.
+    5.2.1): then we do not.  `transaction` is what history tells of the one in which that was said, where it was about
+    this recipient alone.
     """
 
     reply: Reply
     detail: str = ""
     remote: str = ""
     notifies: bool = False
+    transaction: Mapping[str, object] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

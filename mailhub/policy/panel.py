@@ -271,6 +271,8 @@ class Panel:
                 facts["error"] = _told(checked.failure)
             if isinstance(checked, Prepend):
                 facts["prepended"] = checked.fields
+            if seat.shadow:
+                facts["shadow"] = True
             self._history.record(
                 "policy_failed" if isinstance(checked, Failed) else "opinion",
                 session_id,
@@ -281,7 +283,6 @@ class Panel:
                 opinion=effective if isinstance(effective, Reply) else None,
                 # To a microsecond: round(..., 3) takes five times as long.
                 milliseconds=round((self._clock.seconds() - started) * 1_000_000) / 1000,
-                shadow=seat.shadow,
                 **facts,
             )
         return None if seat.shadow else effective

@@ -84,17 +84,6 @@ class Tell(Protocol):
 Pairs: TypeAlias = Sequence[tuple[Recipient, Route]]
 
 
-class _Message:
-    """One message that is carried: its claim, and the recipients that are not final yet."""
-
-    __slots__ = ("claim", "envelope", "unfinished")
-
-    def __init__(self, claim: IClaim) -> None:
-        self.claim = claim
-        self.envelope: Envelope = claim.envelope
-        self.unfinished = {one.address for one in self.envelope.recipients if not one.state.is_final}
-
-
 async def tell_nobody(
     envelope: Envelope,
     recipients: Sequence[Recipient],
@@ -268,17 +257,16 @@ class Runner:
 
     async def _carry(self, claim: IClaim) -> None:
         """Every recipient of the claim to its outcome; destinations do not wait for each other."""
-        message = _Message(claim)
         groups: dict[tuple[type[Route], Hashable], list[tuple[Recipient, Route]]] = {}
         for recipient in claim.recipients:
-            route = await self._route(message.envelope, recipient)
+            route = await self._route(claim.envelope, recipient)
             groups.setdefault((type(route), _company(route)), []).append((recipient, route))
         if len(groups) == 1:
             for pairs in groups.values():
-                await self._attempt(message, pairs)
+                await self._attempt(claim, pairs)
         else:
             attempts: list[defer.Deferred[object]] = [
-                defer.Deferred.fromCoroutine(self._attempt(message, pairs)) for pairs in groups.values()
+                defer.Deferred.fromCoroutine(self._attempt(claim, pairs)) for pairs in groups.values()
             ]
             results: Sequence[tuple[bool, object]] = await defer.DeferredList(attempts, consumeErrors=True)
             for _, result in results:
@@ -294,31 +282,31 @@ class Runner:
             self._log.failure("{queue_id} cannot be routed", queue_id=envelope.queue_id, recipient=recipient.address)
             return Nowhere(INTERNAL_FAULT, "a bug in routing; the log has it")
 
-    async def _attempt(self, message: _Message, pairs: Pairs) -> None:
+    async def _attempt(self, claim: IClaim, pairs: Pairs) -> None:
         """One attempt for recipients that travel together."""
         route = pairs[0][1]
         if isinstance(route, Nowhere):
             # Each has a reply of its own.
-            await self._settle(message, pairs, {recipient.address: _nowhere(there) for recipient, there in pairs})
+            await self._settle(claim, pairs, {recipient.address: _nowhere(there) for recipient, there in pairs})
             return
         destination = _destination(route)
         if destination is not None and not self._limits.enter(destination, _pace(route)):
-            envelope = message.envelope
+            envelope = claim.envelope
             sender = envelope.login or str(envelope.reverse_path)
             turn = self._limits.wait(destination, sender, is_bulk(envelope))
             if turn is None:
-                await self._put_back(message, pairs, self._limits.come_back_seconds(destination))
+                await self._put_back(claim, pairs, self._limits.come_back_seconds(destination))
                 return
             await turn
         try:
-            outcomes = await self._deliver(message, pairs)
+            outcomes = await self._deliver(claim, pairs)
         finally:
             if destination is not None:
                 self._limits.leave(destination)
-        await self._settle(message, pairs, outcomes)
+        await self._settle(claim, pairs, outcomes)
 
-    async def _deliver(self, message: _Message, pairs: Pairs) -> Mapping[Address, Outcome]:
-        envelope = message.envelope
+    async def _deliver(self, claim: IClaim, pairs: Pairs) -> Mapping[Address, Outcome]:
+        envelope = claim.envelope
         route = pairs[0][1]
         self._history.record(
             "attempted",
@@ -332,17 +320,17 @@ class Runner:
         if deliverer is None:
             return {recipient.address: Deferred(NO_DELIVERER) for recipient, _ in pairs}
         try:
-            return await deliverer.deliver(envelope, pairs, message.claim.content)
+            return await deliverer.deliver(envelope, pairs, claim.content)
         except defer.CancelledError:
             raise
         except Exception:
             self._log.failure("{queue_id}: delivery failed by a bug", queue_id=envelope.queue_id, route=_told(route))
             return {}
 
-    async def _put_back(self, message: _Message, pairs: Pairs, seconds: float) -> None:
+    async def _put_back(self, claim: IClaim, pairs: Pairs, seconds: float) -> None:
         """No room at the destination, and too many wait already: no attempt, and nothing to tell."""
         at = self._clock.seconds() + seconds
-        envelope, route = message.envelope, pairs[0][1]
+        envelope, route = claim.envelope, pairs[0][1]
         self._history.record(
             "crowded",
             session_id=envelope.session_id,
@@ -351,13 +339,13 @@ class Runner:
             recipients=tuple([recipient.address for recipient, _ in pairs]),
             next_attempt_at=round(at, 3),
         )
-        await self._record(message, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
+        await self._record(claim, [recipient.changed(next_attempt_at=at) for recipient, _ in pairs])
 
     # --- outcomes ------------------------------------------------------------------------------------------------
 
-    async def _settle(self, message: _Message, pairs: Pairs, outcomes: Mapping[Address, Outcome]) -> None:
+    async def _settle(self, claim: IClaim, pairs: Pairs, outcomes: Mapping[Address, Outcome]) -> None:
         """Tell first, then record: a notification is durable before its cause leaves the queue."""
-        envelope = message.envelope
+        envelope = claim.envelope
         now = self._clock.seconds()
         after: list[Recipient] = []
         to_tell: list[Recipient] = []
@@ -382,9 +370,9 @@ class Runner:
                 **_beyond(outcome, changed, route),
             )
         if to_tell:
-            told = await self._told(message, to_tell, remotes, now)
+            told = await self._told(claim, to_tell, remotes, now)
             after = [told.get(changed.address, changed) for changed in after]
-        if await self._record(message, after) and self._observers:
+        if await self._record(claim, after) and self._observers:
             self._observe(envelope, pairs, after, outcomes)
 
     def _after(self, envelope: Envelope, recipient: Recipient, outcome: Outcome, now: float, pace: Pace) -> Recipient:
@@ -408,7 +396,7 @@ class Runner:
                 assert_never(outcome)
 
     async def _told(
-        self, message: _Message, recipients: Sequence[Recipient], remotes: Mapping[Address, str], now: float
+        self, claim: IClaim, recipients: Sequence[Recipient], remotes: Mapping[Address, str], now: float
     ) -> Mapping[Address, Recipient]:
         """The recipients as they are to be recorded, now that their sender knows what he must know.
 
@@ -416,11 +404,11 @@ class Runner:
         lost notification is better than a second copy.
         """
         try:
-            told = await self._tell(message.envelope, recipients, message.claim.content, remotes)
+            told = await self._tell(claim.envelope, recipients, claim.content, remotes)
         except defer.CancelledError:
             raise
         except Exception:
-            self._log.failure("{queue_id}: its sender cannot be told now", queue_id=message.envelope.queue_id)
+            self._log.failure("{queue_id}: its sender cannot be told now", queue_id=claim.envelope.queue_id)
             told = [self._untold(recipient, now) for recipient in recipients]
         return {recipient.address: recipient for recipient in told}
 
@@ -430,9 +418,9 @@ class Runner:
         at = self._schedule.next_attempt_at(recipient.attempts, now, self._chance)
         return recipient.changed(state=State.QUEUED, next_attempt_at=at)
 
-    async def _record(self, message: _Message, recipients: Sequence[Recipient]) -> bool:
+    async def _record(self, claim: IClaim, recipients: Sequence[Recipient]) -> bool:
         """Durably; tried until it succeeds, since the outcome is a fact.  False if the runner was stopped before."""
-        envelope = message.envelope
+        envelope = claim.envelope
         while True:
             try:
                 await self._spool.record(envelope.queue_id, recipients)
@@ -443,9 +431,6 @@ class Runner:
             if not self._running:
                 return False
             await self._pause(SPOOL_RETRY_SECONDS)
-        message.unfinished.difference_update([one.address for one in recipients if one.state.is_final])
-        if not message.unfinished:
-            self._history.record("removed", session_id=envelope.session_id, queue_id=envelope.queue_id)
         return True
 
     def _pause(self, seconds: float) -> defer.Deferred[None]:
@@ -510,8 +495,10 @@ def _reasons(route: Route) -> Mapping[str, object]:
 
 
 def _beyond(outcome: Outcome, after: Recipient, route: Route) -> Mapping[str, object]:
-    """For history: whose words the reply is, when it goes on or why not, and that there was no way to try.  Nothing for
-    what was delivered here."""
+    """For history: how it was delivered, or whose words the reply is, when it goes on or why not, and that there was no
+    way to try.  Nothing for what was delivered here."""
+    if isinstance(outcome, Delivered) and outcome.transaction:
+        return outcome.transaction
     facts: dict[str, object] = {"remote": outcome.remote} if outcome.remote else {}
     if isinstance(route, Nowhere):
         facts["route"] = "nowhere"

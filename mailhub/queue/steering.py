@@ -191,8 +191,6 @@ class Steering:
             self._spool.relinquish(queue_id)
             return Steered(queue_id, Result.FAILED, why=str(error) or type(error).__name__)
         self._remember(order, envelope, list(changes.values()))
-        if all(recipient.state.is_final for recipient in after):
-            self._history.record("removed", session_id=envelope.session_id, queue_id=queue_id)
         return Steered(queue_id, Result.DONE, len(changes))
 
     def _changed(self, order: Order, recipient: Recipient) -> Recipient | None:

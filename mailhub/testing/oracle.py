@@ -318,7 +318,7 @@ class Oracle:
         if any(name == f"about {taken.queue_id}" for name, _ in copies):
             return True
         return any(event[1] == "failed" and event[3] == notification for event in taken.hub.events) or any(
-            event[1] == "delivered" and event[3] == notification and event[4].get("remote")
+            event[1] == "delivered" and event[3] == notification and ("address" in event[4] or "remote" in event[4])
             for event in taken.hub.events
         )
 

@@ -112,6 +112,10 @@ class Witnessed(MemorySpool):
         self.committed: dict[str, Envelope] = {}
         self.recorded: list[tuple[str, Recipient]] = []
 
+    def queue_ids(self) -> set[str]:
+        """Of what is in it."""
+        return set(self._messages)
+
     def _commit(self, queue_id: str, envelope: Envelope, octets: bytes) -> None:
         super()._commit(queue_id, envelope, octets)
         self.committed[queue_id] = envelope
@@ -350,6 +354,10 @@ class WitnessedHub:
         self.rest()
 
     # --- what is asked afterwards ------------------------------------------------------------------------------
+
+    def queue_ids(self) -> set[str]:
+        """The messages that wait in the queue."""
+        return self.spool.queue_ids()
 
     def events(self) -> list[Told]:
         return self.history.told()

@@ -187,7 +187,7 @@ def test_a_message_arrives_as_it_is_and_history_knows_how(bench: Bench) -> None:
     assert outcomes == {
         "bob": Delivered(
             reply(250, "2.0.0", "Taken"),
-            "BDAT, mx1.remote.example [192.0.2.1]:25",
+            "BDAT",
             "mx1.remote.example",
             notifies=True,
         )
@@ -195,10 +195,26 @@ def test_a_message_arrives_as_it_is_and_history_knows_how(bench: Bench) -> None:
     [message] = mta.messages
     assert message.content == PREFIX + CONTENT
     assert (message.reverse_path, message.hello) == (ALICE, "us.example")
+    outcome = outcomes["bob"]
+    assert isinstance(outcome, Delivered)
+    assert outcome.transaction == {
+        "host": "mx1.remote.example",
+        "address": "192.0.2.1",
+        "port": 25,
+        "seconds": pytest.approx(0.02),
+    }
+    assert bench.tried() == []  # it is told with the outcome
+
+
+def test_a_transaction_for_several_is_told_by_itself(bench: Bench) -> None:
+    bench.mta()
+    outcomes = bench.deliver("bob", "carol")
+    assert [outcome.detail for outcome in outcomes.values()] == ["BDAT, mx1.remote.example [192.0.2.1]:25"] * 2
     [event] = bench.tried()
     assert event["queue_id"] == "q1"
     assert (event["host"], event["address"], event["port"]) == ("mx1.remote.example", "192.0.2.1", 25)
     assert str(event["reply"]) == "250 2.0.0 Taken"
+    assert event["recipients"] == 2
     assert event["seconds"] == pytest.approx(0.02)
     assert "tls" not in event
 
@@ -552,10 +568,13 @@ def test_who_takes_our_mail_is_given_more(bench: Bench) -> None:
 
 def test_the_next_message_takes_the_same_connection(bench: Bench) -> None:
     mta = bench.mta()
+    reused = []
     for _ in range(3):
-        assert isinstance(bench.deliver("bob", seconds=1)["bob"], Delivered)
+        outcome = bench.deliver("bob", seconds=1)["bob"]
+        assert isinstance(outcome, Delivered)
+        reused.append(outcome.transaction.get("reused"))
     assert mta.connections == 1
-    assert [event.get("reused") for event in bench.tried()] == [None, True, True]
+    assert reused == [None, True, True]
     bench.pass_time(kept.IDLE_SECONDS + 1)
     assert not mta.open  # it was told goodbye
     bench.deliver("bob")

@@ -443,7 +443,6 @@ def test_an_opinion_is_recorded_with_what_led_to_it() -> None:
             "stage": "recipient",
             "opinion": NO,
             "milliseconds": 0.0,
-            "shadow": False,
             "peer": "192.0.2.1",
             "reverse_path": T.reverse_path,
             "recipient": R.address,

@@ -219,7 +219,7 @@ def test_a_message_is_delivered_within_its_commit(bench: Bench) -> None:
     bench.commit(at("bob"))
     assert bench.empty
     assert bench.local.calls == [("bob@example.test",)]
-    assert bench.history.kinds() == ["attempted", "delivered", "removed"]
+    assert bench.history.kinds() == ["attempted", "delivered"]
     assert bench.history.events[1][1] == {
         "session_id": "s",
         "queue_id": bench.history.events[0][1]["queue_id"],
@@ -350,7 +350,6 @@ def test_five_days_of_retries(bench: Bench) -> None:
         "attempted": len(times),
         "deferred": len(times) - 1,
         "failed": 1,
-        "removed": 1,
     }
 
 

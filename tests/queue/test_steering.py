@@ -148,7 +148,6 @@ def test_drop_discards_with_its_reason_and_tells_nobody(bench: Bench) -> None:
     assert bench.history.events == [
         ("discarded", queue_id, {"recipient": BOB, "reason": "because", "by": "root"}),
         ("discarded", queue_id, {"recipient": CAROL, "reason": "because", "by": "root"}),
-        ("removed", queue_id, {}),
     ]
 
 
@@ -161,7 +160,7 @@ def test_bounce_tells_before_it_forgets(bench: Bench) -> None:
     assert recipient.state is State.FAILED
     assert str(recipient.last_reply) == "554 5.0.0 The postmaster has sent this message back: because"
     assert bench.states(queue_id) == {}
-    assert bench.history.kinds() == ["ordered", "failed", "removed"]
+    assert bench.history.kinds() == ["ordered", "failed"]
 
 
 def test_what_cannot_be_told_stays(bench: Bench) -> None:
