@@ -66,9 +66,9 @@ if TYPE_CHECKING:
 class Hub:
     """What a policy may use of the hub it lives in.
 
-    `clock` gives seconds since the epoch from `clock.seconds()` and `callLater`; `memory` is this policy's own
-    durable key-value store; `role` is "mta", "msa" or "lmtp".  What is marked "blocking" in mailhub.interfaces, such as
-    the methods of `mailboxes`, is called through `executor`.
+    `clock.seconds()` is the time of day, in seconds since the epoch, and somebody may set it back; `clock.callLater`
+    waits whatever is set.  `memory` is this policy's own durable key-value store; `role` is "mta", "msa" or "lmtp".
+    What is marked "blocking" in mailhub.interfaces, such as the methods of `mailboxes`, is called through `executor`.
     """
 
     hostname: str

@@ -193,7 +193,7 @@ class DeliverForm:
 
     def __init__(self, sink: Sink, octets: int) -> None:
         self._network = Network()
-        limits = Limits(clock=self._network)
+        limits = Limits(steady=self._network)
         outside = Outside(
             "mx.example.test", self._network, Executor(), Silence(), random.Random(1), ClientTls(), limits
         )
@@ -226,7 +226,7 @@ class QueueForm:
 
     def __init__(self) -> None:
         network = Network()
-        self._limits = Limits(clock=network)
+        self._limits = Limits(steady=network)
         self._router = _router(network)
         self._envelope = _envelope(content(4096))
 

@@ -140,6 +140,7 @@ class Stage:
             spool=cast(ISpool, self.spool),
             accounts=accounts,
             clock=self.clock,
+            steady=self.clock,
             history=history,
             logins=Logins(accounts, throttle, history, chance) if role == "msa" else None,
             submits=role == "msa",

@@ -1,8 +1,8 @@
 """What a hub stands on: everything of the world that its parts touch, made in one place.
 
-`Ground` is the real world: threads, file systems, SQLite, the kernel's randomness, the DNS.  Whoever has another world
-(mailhub.testing has) says here what is different in it; time and connections come with the reactor.  The rule: no part
-of a hub asks which ground it stands on.
+`Ground` is the real world: the time of day, threads, file systems, SQLite, the kernel's randomness, the DNS.  Whoever
+has another world (mailhub.testing has) says here what is different in it; steady time and connections come with the
+reactor.  The rule: no part of a hub asks which ground it stands on.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mailhub.app import clock_steps, maildrop
+from mailhub.app import maildrop
 from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery, discover
 from mailhub.app.history import database, redaction
 from mailhub.app.privileges import Person, acting_as
+from mailhub.app.time_of_day import TimeOfDay
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.log import HistoryLog
@@ -58,9 +59,9 @@ class Ground:
         """Randomness that nobody can guess."""
         return random.SystemRandom()
 
-    def clock_steps(self, call: Callable[[float], None]) -> Callable[[], None]:
-        """Have this called, in any thread, with the seconds by which the clock was set; what comes back ends it."""
-        return clock_steps.watch(call)
+    def clock(self, reactor: Any) -> IReactorTime:
+        """The time of day."""
+        return TimeOfDay(reactor)
 
     def plugins(self, config: Config) -> Discovery:
         """The policies that are installed, and those in the directories of the configuration."""
@@ -70,7 +71,9 @@ class Ground:
         """Settings for connections to other hosts, with the system's authorities."""
         return ClientTls()
 
-    def certificates(self, config: Config, clock: IReactorTime, person: Person | None) -> CertificateStore:
+    def certificates(
+        self, config: Config, clock: IReactorTime, steady: IReactorTime, person: Person | None
+    ) -> CertificateStore:
         """What we show to clients.  Where there is nothing yet, a pair of our own, for `person`.
 
         Raises CertificateError.
@@ -82,7 +85,7 @@ class Ground:
             with acting_as(person):
                 default = self_signed.ensure(config.tls_directory, config.hostname, clock.seconds())
         sites = [Site(tuple(site.names), Pair(site.certificate, site.key)) for site in tls.site]
-        return CertificateStore(default, sites, clock=clock, minimum=tls.minimum)
+        return CertificateStore(default, sites, clock=clock, steady=steady, minimum=tls.minimum)
 
     def disk(self) -> IDisk:
         """The file systems on which mail lies."""
@@ -107,6 +110,7 @@ class Ground:
     def spool(
         self,
         config: Config,
+        clock: IReactorTime,
         reactor: Any,
         disk: IDisk,
         workers: IWorkers,
@@ -116,6 +120,7 @@ class Ground:
         """The queue; who is to wait longer than `horizon_seconds` waits because a clock was set back."""
         return SqliteSpool(
             str(config.spool_directory),
+            clock,
             reactor,
             disk,
             workers,
@@ -140,9 +145,9 @@ class Ground:
         raise_limit()
         return Descriptors()
 
-    def own_addresses(self, clock: IReactorTime) -> Callable[[str], bool]:
+    def own_addresses(self, steady: IReactorTime) -> Callable[[str], bool]:
         """Whether an IP address is one of this machine's."""
-        return OwnAddresses(clock)
+        return OwnAddresses(steady)
 
 
 #: The only one that a running hub ever stands on.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mailhub.app import outbound
 from mailhub.app.config import Config
@@ -39,14 +39,19 @@ from mailhub.store.maildir import MaildirStore
 from mailhub.store.passwords import SECRET_OCTETS, installation_secret
 from mailhub.store.spool import HORIZON_SECONDS
 
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
 
 @dataclass
 class House:
-    """One hub's parts.  `reactor` is the only thing in it that is not ours."""
+    """One hub's parts.  `reactor` is the only thing in it that is not ours.  Its time is steady, `clock` is the time
+    of day."""
 
     config: Config
     plugins: Callable[[Config], Discovery]
     reactor: Any
+    clock: IReactorTime
     chance: random.Random
     siblings: ISiblings | None
     executor: IWorkers
@@ -77,6 +82,7 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
 
     Raises CertificateError and OSError: what must be read while we may still be root is read here.
     """
+    clock = ground.clock(reactor)
     chance = ground.chance()
     siblings = ground.siblings()
     disk = ground.disk()
@@ -84,39 +90,42 @@ def build(config: Config, reactor: Any, person: Person | None, terminal: Any, gr
     hashing = ground.workers(reactor, config.accounts.hash_threads, "mailhub-hash")
     descriptors = ground.descriptors()
     schedule = Schedule(config.queue.retry, config.queue.give_up)
-    mailboxes = MaildirStore(disk, reactor, str(config.data), config.mda.maildir, config.hostname)
+    mailboxes = MaildirStore(disk, clock, reactor, str(config.data), config.mda.maildir, config.hostname)
     _make_places(config, disk, person)
     with acting_as(person):
         secret = installation_secret(config.data / "installation-secret", chance.randbytes(SECRET_OCTETS), disk)
-    history = ground.history(config, reactor, executor, terminal, secret)
+    history = ground.history(config, clock, executor, terminal, secret)
     resolver = ground.resolver(config, reactor, chance)
     files = _accounts(config, reactor, hashing, chance, secret)
     with acting_as(person):
-        srs = outbound.srs(config, files, chance, reactor, disk)
+        srs = outbound.srs(config, files, chance, clock, disk)
     limits = DestinationLimits(
         config.outbound.limits.per_destination,
         messages_per_minute=config.outbound.limits.messages_per_minute,
-        clock=reactor,
+        steady=reactor,
     )
     return House(
         config=config,
         plugins=ground.plugins,
         reactor=reactor,
+        clock=clock,
         chance=chance,
         siblings=siblings,
         executor=executor,
         hashing=hashing,
         disk=disk,
         history=history,
-        spool=ground.spool(config, reactor, disk, executor, chance, max(HORIZON_SECONDS, schedule.longest_seconds)),
+        spool=ground.spool(
+            config, clock, reactor, disk, executor, chance, max(HORIZON_SECONDS, schedule.longest_seconds)
+        ),
         files=files,
         accounts=files if srs is None else SrsAccounts(files, srs),
         mailboxes=mailboxes,
-        maildir=MaildirDeliverer(mailboxes, executor, reactor),
-        memory=ground.memory(config, reactor, disk, executor, siblings),
+        maildir=MaildirDeliverer(mailboxes, executor, clock),
+        memory=ground.memory(config, clock, disk, executor, siblings),
         resolver=resolver,
         names=PeerNames(resolver, reactor),
-        certificates=ground.certificates(config, reactor, person),
+        certificates=ground.certificates(config, clock, reactor, person),
         descriptors=descriptors,
         doorkeeper=_doorkeeper(config, reactor, descriptors, chance, siblings),
         throttle=_throttle(config, reactor, siblings),
@@ -184,7 +193,7 @@ def _doorkeeper(
         limits.sessions_per_address,
         trusted,
         descriptors,
-        clock=reactor,
+        steady=reactor,
         siblings=siblings,
         mark=chance.randbytes(MARK_OCTETS).hex(),
     )

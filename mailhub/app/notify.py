@@ -28,14 +28,14 @@ class Notifier(Service):
     def __init__(
         self,
         environ: Mapping[str, str],
-        clock: IReactorTime,
+        steady: IReactorTime,
         *,
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         # A path, or a name in the abstract namespace, written with an "@" for its first octet, which is NUL.
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
-        self._clock = clock
+        self._steady = steady
         self._monotonic_seconds = monotonic_seconds
         self.watchdog_seconds = _watchdog_seconds(environ) if self._address else None
         self._watchdog: LoopingCall | None = None
@@ -45,7 +45,7 @@ class Notifier(Service):
         Service.startService(self)  # type: ignore[no-untyped-call]
         if self.watchdog_seconds is not None:
             self._watchdog = LoopingCall(self.send, "WATCHDOG=1")
-            self._watchdog.clock = self._clock
+            self._watchdog.clock = self._steady
             self._watchdog.start(self.watchdog_seconds / 2)
 
     def stopService(self) -> None:

@@ -123,13 +123,13 @@ def outside_router(
     config: Config,
     resolver: IResolver,
     chance: random.Random,
-    clock: IReactorTime,
+    steady: IReactorTime,
     is_local: Callable[[str], bool],
     policies: tuple[Seat, ...] = (),
     history: IHistory | None = None,
 ) -> OutsideRouter:
     """The router for what is not ours.  On SIGHUP: `router.renew(plan(config), policies)`."""
-    return OutsideRouter(resolver, chance, clock, ourselves(config, is_local), plan(config), policies, history)
+    return OutsideRouter(resolver, chance, steady, ourselves(config, is_local), plan(config), policies, history)
 
 
 def srs(

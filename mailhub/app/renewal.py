@@ -69,7 +69,8 @@ def _reception(house: House, config: Config, role: str, panel: Panel) -> Recepti
         panel=panel,
         spool=house.spool,
         accounts=house.accounts,
-        clock=house.reactor,
+        clock=house.clock,
+        steady=house.reactor,
         history=house.history,
         logins=logins if submits else None,
         submits=submits,
@@ -110,7 +111,7 @@ def policy_hub(house: House, role: str, name: str) -> PolicyHub:
     return PolicyHub(
         hostname=house.config.hostname,
         role=role,
-        clock=house.reactor,
+        clock=house.clock,
         random=house.chance,
         resolver=house.resolver,
         accounts=house.accounts,

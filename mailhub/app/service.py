@@ -77,7 +77,9 @@ def makeService(options: Options) -> IService:
     from mailhub.app import garbage
     from mailhub.app.config_errors import ConfigError
     from mailhub.app.launcher import refuse
+    from mailhub.app.time_of_day import make_steady
 
+    make_steady(reactor)  # nothing waits yet
     try:
         hub = _make(options, reactor)
     except ConfigError as error:

@@ -46,10 +46,10 @@ _decode = json.JSONDecoder(parse_constant=_constant).decode
 class Siblings(Protocol):
     """A worker's end of the pipes.  What is told before it has them, or after they were lost, nobody hears."""
 
-    def __init__(self, clock: IReactorTime, log: Logger | None = None) -> None:
+    def __init__(self, steady: IReactorTime, log: Logger | None = None) -> None:
         #: Called once when the supervisor has closed the pipes, or is no more.
         self.lost: Callable[[], None] = lambda: None
-        self._clock = clock
+        self._steady = steady
         self._log = log if log is not None else Logger()
         self._lines = WholeLines("The supervisor", self._log)
         self._outlet: Outlet | None = None
@@ -65,7 +65,7 @@ class Siblings(Protocol):
         if len(self._batch) >= BATCH_NEWS:
             self._write_now()
         elif self._timer is None:
-            self._timer = self._clock.callLater(GATHER_SECONDS, self._write_later)
+            self._timer = self._steady.callLater(GATHER_SECONDS, self._write_later)
 
     def hear(self, topic: str, heard: Callable[[Sequence[object]], None]) -> None:
         self._heard.setdefault(topic, []).append(heard)

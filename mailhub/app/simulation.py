@@ -50,6 +50,8 @@ from mailhub.wire.smtp.grammar import parse_address
 from mailhub.wire.smtp.server import ServerSession
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from mailhub.dns.resolver import Resolver
 
 #: How often it is looked whether the queue has come to rest.
@@ -99,13 +101,20 @@ class End:
 
 
 async def simulate(
-    config: Config, case: Case, reactor: Any, *, resolver: IResolver | None = None, offline: bool = False
+    config: Config,
+    case: Case,
+    clock: IReactorTime,
+    reactor: Any,
+    *,
+    resolver: IResolver | None = None,
+    offline: bool = False,
 ) -> Simulation:
     """What this hub would do with that mail.  Raises ConfigError for a configuration that the hub would not take.
 
-    `resolver` is that of the configuration, unless one is given; with `offline` nobody is asked.
+    `clock` is the time of day.  `resolver` is that of the configuration, unless one is given; with `offline` nobody is
+    asked.
     """
-    stage = _Stage(config, reactor, resolver, offline)
+    stage = _Stage(config, clock, reactor, resolver, offline)
     try:
         return await stage.play(case)
     finally:
@@ -115,11 +124,14 @@ async def simulate(
 class _Stage:
     """A hub whose every way out is painted on."""
 
-    def __init__(self, config: Config, reactor: Any, resolver: IResolver | None, offline: bool) -> None:
+    def __init__(
+        self, config: Config, clock: IReactorTime, reactor: Any, resolver: IResolver | None, offline: bool
+    ) -> None:
         self._config = config
         self._reactor = reactor
+        self._clock = clock
         self._chance = random.SystemRandom()
-        self._history = Record(reactor)
+        self._history = Record(clock)
         self._notes: list[str] = []
         self._changes: Changes = {}
         self._executor = AtOnce()
@@ -133,7 +145,7 @@ class _Stage:
             servers = tuple(server(text) for text in config.dns.servers) or None
             resolver = self._own = Resolver(reactor, self._chance, servers, attempt_seconds=config.dns.timeout)
         self._resolver = resolver
-        self._spool = MemorySpool(reactor, self._chance)
+        self._spool = MemorySpool(clock, self._chance)
         files = FileAccounts(
             config.mda.domains,
             config.accounts.file,
@@ -154,17 +166,20 @@ class _Stage:
     def _make_house(self) -> Any:
         """What rules want of a house."""
         config, disk = self._config, RealDisk()
-        memory = kept(config.data / "policy-memory.db", self._reactor, self._changes, self._notes)
+        memory = kept(config.data / "policy-memory.db", self._clock, self._changes, self._notes)
         return SimpleNamespace(
             config=config,
             plugins=lambda config: discover(config.plugins.directories),
             reactor=self._reactor,
+            clock=self._clock,
             chance=self._chance,
             executor=self._executor,
             history=self._history,
             spool=self._spool,
             accounts=self._accounts,
-            mailboxes=MaildirStore(disk, self._reactor, str(config.data), config.mda.maildir, config.hostname),
+            mailboxes=MaildirStore(
+                disk, self._clock, self._reactor, str(config.data), config.mda.maildir, config.hostname
+            ),
             memory=SimpleNamespace(namespace=memory),
             resolver=self._resolver,
             names=None,  # nobody connects
@@ -183,7 +198,7 @@ class _Stage:
             except SecretError as error:
                 self._notes.append(f"{error}; rewritten senders have another hash here")
         keys = keys or (self._chance.randbytes(FRESH_KEY_OCTETS),)
-        return Srs(keys, self._reactor, files.hosts, domain=config.outbound.srs_domain)
+        return Srs(keys, self._clock, files.hosts, domain=config.outbound.srs_domain)
 
     async def close(self) -> None:
         if self._own is not None:
@@ -224,11 +239,11 @@ class _Stage:
 
     async def _deliver(self) -> None:
         """Have the queue run until it rests: all that is left is to be tried later."""
-        config, reactor = self._config, self._reactor
+        config, clock, reactor = self._config, self._clock, self._reactor
         notifier = Notifier(
             self._spool,
             config.hostname,
-            reactor,
+            clock,
             self._history,
             self._executor,
             partial(resolve, self._accounts),
@@ -239,7 +254,7 @@ class _Stage:
         outside = outbound.outside_router(
             config, self._resolver, self._chance, reactor, OwnAddresses(reactor), policies, self._history
         )
-        layout = Layout(RealDisk(), reactor, str(config.data), config.mda.maildir)
+        layout = Layout(RealDisk(), clock, str(config.data), config.mda.maildir)
         rewrite = None if self._srs is None else self._srs.rewrite
         pretended: IDeliverer = Pretended(layout, rewrite)
         runner = Runner(
@@ -247,7 +262,7 @@ class _Stage:
             router=LocalRouter(self._accounts, outside),
             deliverers={Local: pretended, Smtp: pretended, Lmtp: pretended},
             schedule=Schedule(config.queue.retry, config.queue.give_up),
-            clock=reactor,
+            clock=clock,
             chance=self._chance,
             history=self._history,
             tell=notifier.tell,
@@ -259,7 +274,7 @@ class _Stage:
 
     async def _is_due(self) -> bool:
         at = await self._spool.next_due_at()
-        return at is not None and at <= self._reactor.seconds()
+        return at is not None and at <= self._clock.seconds()
 
     # --- the review --------------------------------------------------------------------------------------------
 

@@ -95,7 +95,6 @@ class Supervisor(Hub):
         yield Privileges(
             self.person, files.readable(self.config), files.writable(self.config), files.reread(self.config)
         )
-        yield self.clock_watch()
         yield Step("threads", self.house.executor.start, self.house.executor.stop)
         yield self.house.history
         yield Step("accounts", self.house.files.tell_problems, lambda: None)

@@ -18,7 +18,6 @@ from twisted.logger import Logger
 
 from mailhub.app import doors, files, renewal
 from mailhub.app import house as parts
-from mailhub.app.clock_steps import bring_forward
 from mailhub.app.config import Config, load
 from mailhub.app.config_errors import ConfigError
 from mailhub.app.control import Answers, ControlService
@@ -96,7 +95,6 @@ class Hub(MultiService):
         self._starting: Deferred[None] | None = None
         self._start_error: StartError | None = None
         self._is_ready = False
-        self._stop_watching: Callable[[], None] | None = None
         try:
             self.person = None if config.user is None else Person.find(config.user, config.group)
             must_run_here(self.person)
@@ -132,7 +130,6 @@ class Hub(MultiService):
         yield Privileges(
             self.person, files.readable(self.config), files.writable(self.config), files.reread(self.config)
         )
-        yield self.clock_watch()
         yield Step("threads", house.executor.start, house.executor.stop)
         yield Step("hashing threads", house.hashing.start, house.hashing.stop)
         yield house.history
@@ -157,28 +154,11 @@ class Hub(MultiService):
             role.setServiceParent(roles)  # type: ignore[no-untyped-call]
         yield roles
         try_again = house.relay.unreachable.forget
-        steering = Steering(house.spool, house.reactor, house.history, dsn.tell, try_again)
+        steering = Steering(house.spool, house.clock, house.reactor, house.history, dsn.tell, try_again)
         desk = QueueDesk(house.spool, steering, house.executor)
         answers.update(desk.answers)
         yield ControlService(self.config.own_directory / CONTROL, house.reactor, answers)
         yield self.notifier
-
-    def clock_watch(self) -> Service:
-        """Timers keep their time when the clock is set."""
-        return Step("clock", self._watch_clock, self._leave_clock)
-
-    def _watch_clock(self) -> None:
-        self._stop_watching = self._ground.clock_steps(
-            lambda seconds: self.reactor.callFromThread(self._clock_was_set, seconds)
-        )
-
-    def _leave_clock(self) -> None:
-        if self._stop_watching is not None:
-            self._stop_watching()
-
-    def _clock_was_set(self, seconds: float) -> None:
-        self.log.warn("the clock was set by {seconds} s", seconds=round(seconds, 1))
-        bring_forward(self.reactor, seconds)
 
     def _make_maildrop(self) -> MaildropService:
         house = self.house
@@ -187,7 +167,7 @@ class Hub(MultiService):
             house.spool,
             house.accounts,
             house.executor,
-            house.reactor,
+            house.clock,
             house.history,
             self.config.hostname,
             lambda: self.config.limits,
@@ -199,7 +179,7 @@ class Hub(MultiService):
         return DsnNotifier(
             house.spool,
             config.hostname,
-            house.reactor,
+            house.clock,
             house.history,
             house.executor,
             partial(resolve, house.accounts),
@@ -223,7 +203,7 @@ class Hub(MultiService):
             router=LocalRouter(house.accounts, house.outside),
             deliverers=deliverers,
             schedule=house.schedule,
-            clock=house.reactor,
+            clock=house.clock,
             chance=house.chance,
             history=house.history,
             tell=dsn.tell,

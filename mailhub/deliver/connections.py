@@ -41,18 +41,18 @@ class Connection:
 
 
 class Connections:
-    """All connections of one deliverer.  `clock` counts seconds."""
+    """All connections of one deliverer.  `steady` counts seconds."""
 
     def __init__(
         self,
-        clock: IReactorTime,
+        steady: IReactorTime,
         *,
         idle_max: int = IDLE_MAX,
         idle_seconds: float = IDLE_SECONDS,
         age_seconds_max: float = AGE_SECONDS_MAX,
         transactions_max: int = TRANSACTIONS_MAX,
     ) -> None:
-        self._clock = clock
+        self._steady = steady
         self._idle_max = idle_max
         self._idle_seconds = idle_seconds
         self._age_seconds_max = age_seconds_max
@@ -96,7 +96,7 @@ class Connections:
         client = connection.client
         if not client.is_idle:
             return  # it is saying goodbye, or has
-        now = self._clock.seconds()
+        now = self._steady.seconds()
         if (
             self._closed
             or client.transactions >= self._transactions_max
@@ -109,7 +109,7 @@ class Connections:
         if len(self._since) > self._idle_max:
             self._dismiss_oldest()
         if self._timer is None:
-            self._timer = self._clock.callLater(self._idle_seconds, self._look)
+            self._timer = self._steady.callLater(self._idle_seconds, self._look)
 
     def close(self) -> None:
         """Close all that are idle, and keep no more."""
@@ -122,12 +122,12 @@ class Connections:
 
     def _look(self) -> None:
         self._timer = None
-        now = self._clock.seconds()
+        now = self._steady.seconds()
         while self._since:
             _, since = next(iter(self._since.values()))
             left = since + self._idle_seconds - now
             if 0 < left <= self._idle_seconds:
-                self._timer = self._clock.callLater(left, self._look)
+                self._timer = self._steady.callLater(left, self._look)
                 return
             self._dismiss_oldest()
 

@@ -205,7 +205,7 @@ class Errand:
         client = connection.client
         executor = self._deliverer.outside.executor
         recipients = tuple([_forward_path(recipient) for recipient in batch])
-        began_at = self._deliverer.clock.seconds()
+        began_at = self._deliverer.steady.seconds()
         while True:
             reused = client.transactions > 0
             pieces = self._load.pieces(executor)
@@ -253,7 +253,7 @@ class Errand:
                 return None
         factory_for = partial(_FactoryFor, self)
         while True:
-            began_at = deliverer.clock.seconds()
+            began_at = deliverer.steady.seconds()
             found = await self._dialler.dial(factory_for)
             for missed in self._dialler.missed:
                 self._missed(missed)
@@ -265,7 +265,7 @@ class Errand:
             host = place.host
             deliverer.unreachable.reached(host)
             closed = await client.opened
-            connection = Connection(client, host, way.key, where(host), deliverer.clock.seconds())
+            connection = Connection(client, host, way.key, where(host), deliverer.steady.seconds())
             if closed is None:
                 deliverer.connections.add(connection)
                 deliverer.unreachable.reached(way.key)
@@ -306,7 +306,7 @@ class Errand:
     def _described(self, connection: Connection, began_at: float, reused: bool = False) -> dict[str, object]:
         """What is told of a transaction, or of a connection without one, that has just ended."""
         client = connection.client
-        facts = _described(connection.host, self._deliverer.clock.seconds() - began_at)
+        facts = _described(connection.host, self._deliverer.steady.seconds() - began_at)
         if client.tls is not None:
             facts["tls"], facts["cipher"] = client.tls.version, client.tls.cipher
             facts["verified"] = client.is_verified

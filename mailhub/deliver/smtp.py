@@ -74,8 +74,8 @@ class Way(NamedTuple):
 
 @dataclass
 class Outside:
-    """What all deliveries share.  `reactor` connects; `clock` counts seconds, and is the reactor where nobody says
-    otherwise.  `credentials` may be replaced at any time."""
+    """What all deliveries share.  `reactor` connects, and its time is steady.  `credentials` may be replaced at any
+    time."""
 
     hello_name: str
     reactor: Any
@@ -84,7 +84,6 @@ class Outside:
     chance: random.Random
     tls: ClientTls
     limits: Limits
-    clock: IReactorTime | None = None
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
     rewrite: Rewrite | None = None
     patience: Patience = field(default_factory=Patience)
@@ -105,9 +104,9 @@ class SmtpDeliverer:
         unreachable: Unreachable | None = None,
     ) -> None:
         self.outside = outside
-        self.clock = cast("IReactorTime", outside.reactor) if outside.clock is None else outside.clock
-        self.connections = Connections(self.clock) if connections is None else connections
-        self.unreachable = Unreachable(self.clock, outside.chance) if unreachable is None else unreachable
+        self.steady = cast("IReactorTime", outside.reactor)
+        self.connections = Connections(self.steady) if connections is None else connections
+        self.unreachable = Unreachable(self.steady, outside.chance) if unreachable is None else unreachable
         self._last: tuple[Route, Way] | None = None  # many messages go the same way, one behind the other
 
     def close(self) -> None:
@@ -166,14 +165,14 @@ class SmtpDeliverer:
         """
         outside = self.outside
         if way.lmtp and not way.hosts:
-            return Dialler(self.clock, [] if avoid else [place_of(outside.reactor, way.destination)])
+            return Dialler(self.steady, [] if avoid else [place_of(outside.reactor, way.destination)])
         alive: list[Host] = []
         dead: list[Host] = []
         for host in way.hosts:
             if host not in avoid:
                 (alive if self.unreachable.reason(host) is None else dead).append(host)
         found = places(outside.reactor, (alive + dead)[:ADDRESSES_MAX], outside.connect_seconds)
-        return Dialler(self.clock, found, outside.head_start_seconds)
+        return Dialler(self.steady, found, outside.head_start_seconds)
 
     def client(self, way: Way, host: Host, in_clear: bool) -> SmtpClient:
         """A client for a new connection to this host."""
@@ -194,7 +193,7 @@ class SmtpDeliverer:
             patience=outside.patience,
         )
         tls = None if level == "none" and not way.implicit_tls else outside.tls.to_host(host.name, way.tls == "verify")
-        return SmtpClient(options, self.clock, tls)
+        return SmtpClient(options, self.steady, tls)
 
 
 def _way(route: Route) -> Way:

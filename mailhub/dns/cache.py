@@ -1,7 +1,7 @@
 """A memory for answers that forgets: by age, by number and by size, the least recently used first.
 
 The rule: whatever strangers make us ask, the cache never holds more than its two limits.  Time comes in with each
-call; a clock that is set back makes entries old, never young.
+call, and only goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True)
 class _Entry(Generic[Value]):
     value: Value
-    stored_at: float
     expires_at: float
     octets: int
 
@@ -39,7 +38,7 @@ class Cache(Generic[Key, Value]):
         entry = self._entries.get(key)
         if entry is None:
             return None
-        if not entry.stored_at <= now < entry.expires_at:
+        if now >= entry.expires_at:
             self.discard(key)
             return None
         self._entries.move_to_end(key)
@@ -50,7 +49,7 @@ class Cache(Generic[Key, Value]):
         self.discard(key)
         if seconds <= 0 or octets > self.octets_max:
             return
-        self._entries[key] = _Entry(value, now, now + seconds, octets)
+        self._entries[key] = _Entry(value, now + seconds, octets)
         self.octets += octets
         while len(self._entries) > self.entries_max or self.octets > self.octets_max:
             _, oldest = self._entries.popitem(last=False)

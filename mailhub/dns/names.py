@@ -34,11 +34,11 @@ _NONE: Facts = {"ptr_cause": "the DNS has none"}
 
 @implementer(IPeerNames)
 class PeerNames:
-    """Asks `resolver`; `clock` limits how long."""
+    """Asks `resolver`; `steady` limits how long."""
 
-    def __init__(self, resolver: IResolver, clock: IReactorTime) -> None:
+    def __init__(self, resolver: IResolver, steady: IReactorTime) -> None:
         self._resolver = resolver
-        self._clock = clock
+        self._steady = steady
         self.asking = 0
 
     def look_up(self, ip: str, told: Callable[[Facts], None]) -> None:
@@ -56,7 +56,7 @@ class PeerNames:
             told(found)
             return
         self.asking += 1
-        timer = self._clock.callLater(ANSWER_SECONDS_MAX, found.cancel)
+        timer = self._steady.callLater(ANSWER_SECONDS_MAX, found.cancel)
 
         def ended(result: Facts | Failure) -> None:
             self.asking -= 1

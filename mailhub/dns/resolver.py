@@ -99,7 +99,7 @@ class Resolver:
         self.servers = tuple(system_servers() if servers is None else servers)[:SERVERS_MAX]
         if not self.servers:
             raise ValueError("a resolver needs a server to ask")
-        self._clock = reactor
+        self._steady = reactor
         self._chance = chance
         self._attempt_seconds = attempt_seconds
         self._rounds = rounds
@@ -193,7 +193,7 @@ class Resolver:
     def _begin(self, name: str, kind: RdataType) -> Answer | Deferred[Answer]:
         """The answer, if it is known; else what will fire with it, or fail with ResolutionDeferred."""
         key: Key = (name.lower().removesuffix("."), kind)
-        now = self._clock.seconds()
+        now = self._steady.seconds()
         # RFC 2308 section 5: a name that does not exist has no records of any kind.
         known = self._answers.get(key, now) or self._answers.get((key[0], None), now)
         if known is not None:
@@ -234,7 +234,7 @@ class Resolver:
             pass
         except ResolutionDeferred as problem:
             reason = str(problem)
-            self._failures.put(key, reason, self._clock.seconds(), FAILURE_SECONDS, len(reason) + _ENTRY_OCTETS)
+            self._failures.put(key, reason, self._steady.seconds(), FAILURE_SECONDS, len(reason) + _ENTRY_OCTETS)
         except Exception:
             reason = "an internal error"
             self.log.failure("cannot resolve {name}", name=key[0])
@@ -248,11 +248,11 @@ class Resolver:
 
     async def _exchange(self, key: Key, question: dns.name.Name, kind: RdataType) -> Answer:
         """Go through the servers until one has an answer.  Raises ResolutionDeferred."""
-        begun = self._clock.seconds()
+        begun = self._steady.seconds()
         problems: list[str] = []
         for _ in range(self._rounds):
             for server in self._in_order():
-                left = begun + LIFETIME_SECONDS - self._clock.seconds()
+                left = begun + LIFETIME_SECONDS - self._steady.seconds()
                 if left <= 0:
                     break
                 try:
@@ -261,7 +261,7 @@ class Resolver:
                 except CancelledError:
                     raise
                 except Exception as problem:  # what comes from outside can make a parser raise anything
-                    self._shunned_until[server] = self._clock.seconds() + SHUNNED_SECONDS
+                    self._shunned_until[server] = self._steady.seconds() + SHUNNED_SECONDS
                     problems.append(f"{server} {_words(problem)}")
                 else:
                     self._shunned_until.pop(server, None)
@@ -270,7 +270,7 @@ class Resolver:
 
     def _in_order(self) -> list[Server]:
         """As configured, those that failed a moment ago last."""
-        now = self._clock.seconds()
+        now = self._steady.seconds()
         return sorted(self.servers, key=lambda server: self._shunned_until.get(server, now) > now)
 
     async def _query(
@@ -339,7 +339,7 @@ class Resolver:
             raise _Faulty("gave neither records nor a reason")
         else:
             seconds = 0.0  # RFC 2308 section 5: without SOA a negative answer is not kept
-        now = self._clock.seconds()
+        now = self._steady.seconds()
         trusted = self._trust_ad or server.is_loopback
         answer = Answer(
             records,

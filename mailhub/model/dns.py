@@ -10,7 +10,8 @@ from typing import Any
 class Answer:
     """`records` as the asked method of IResolver describes them; none for NXDOMAIN and for no data.
 
-    `exists` is False for NXDOMAIN alone.  `authenticated` is the AD bit.  `expires_at` is on the resolver's clock.
+    `exists` is False for NXDOMAIN alone.  `authenticated` is the AD bit.  `expires_at` is a steady time, of the
+    resolver's reactor.
     """
 
     records: tuple[Any, ...]

@@ -96,11 +96,11 @@ class Dialler:
     """The way down one list of places.  Each call of `dial` goes on where the last one ended."""
 
     def __init__(
-        self, clock: IReactorTime, places: Sequence[Place], head_start_seconds: float = HEAD_START_SECONDS
+        self, steady: IReactorTime, places: Sequence[Place], head_start_seconds: float = HEAD_START_SECONDS
     ) -> None:
         #: What was dialled in vain, in the order in which it was found out.  The caller may empty it.
         self.missed: list[Missed] = []
-        self._clock = clock
+        self._steady = steady
         self._places = deque(places)
         self._head_start_seconds = head_start_seconds
 
@@ -115,7 +115,7 @@ class Dialler:
             group: deque[Place] = deque()
             while self._places and self._places[0].host.name == name:
                 group.append(self._places.popleft())
-            race = _Race(self._clock, group, factory_for, self._head_start_seconds, self.missed)
+            race = _Race(self._steady, group, factory_for, self._head_start_seconds, self.missed)
             won = await race.run()
             self._places.extendleft(reversed(group))  # those that were not begun
             if won is not None:
@@ -142,13 +142,13 @@ class _Race:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        steady: IReactorTime,
         places: deque[Place],
         factory_for: Callable[[Host], IProtocolFactory],
         head_start_seconds: float,
         missed: list[Missed],
     ) -> None:
-        self._clock = clock
+        self._steady = steady
         self._places = places
         self._factory_for = factory_for
         self._head_start_seconds = head_start_seconds
@@ -166,8 +166,8 @@ class _Race:
         self._next = None
         place = self._places.popleft()
         if self._places:
-            self._next = self._clock.callLater(self._head_start_seconds, self._begin)
-        began_at = self._clock.seconds()
+            self._next = self._steady.callLater(self._head_start_seconds, self._begin)
+        began_at = self._steady.seconds()
         attempt = place.endpoint.connect(self._factory_for(place.host))
         self._running[place.host] = attempt
         attempt.addCallbacks(partial(self._won, place), partial(self._lost, place.host, began_at))
@@ -186,7 +186,7 @@ class _Race:
         self._running.pop(host, None)
         if self._over:
             return
-        self._missed.append(Missed(host, _why(failure), self._clock.seconds() - began_at))
+        self._missed.append(Missed(host, _why(failure), self._steady.seconds() - began_at))
         if self._places:
             if self._next is not None:
                 self._next.cancel()

@@ -54,12 +54,12 @@ class SharedDoorkeeper(Doorkeeper):
         trusted: Sequence[IPv4Network | IPv6Network] = (),
         descriptors: Descriptors | None = None,
         *,
-        clock: IReactorTime,
+        steady: IReactorTime,
         siblings: ISiblings,
         mark: str,
     ) -> None:
         super().__init__(sessions_max, sessions_per_address_max, trusted, descriptors)
-        self._clock = clock
+        self._steady = steady
         self._siblings = siblings
         self._mark = mark
         self._moved: set[str | bytes] = set()
@@ -85,20 +85,20 @@ class SharedDoorkeeper(Doorkeeper):
     def _note(self, ip: str) -> None:
         self._moved.add(source_of(ip))
         if self._timer is None:
-            self._timer = self._clock.callLater(GATHER_SECONDS, self._tell_moved)
+            self._timer = self._steady.callLater(GATHER_SECONDS, self._tell_moved)
 
     def _tell_moved(self) -> None:
         self._timer = None
         moved, self._moved = self._moved, set()
         self._tell(moved, is_all=False)
         if self._restating is None:
-            self._restating = self._clock.callLater(RESTATE_SECONDS, self._restate)
+            self._restating = self._steady.callLater(RESTATE_SECONDS, self._restate)
 
     def _restate(self) -> None:
         self._restating = None
         self._tell(self._by_source, is_all=True)
         if self._by_source:
-            self._restating = self._clock.callLater(RESTATE_SECONDS, self._restate)
+            self._restating = self._steady.callLater(RESTATE_SECONDS, self._restate)
 
     def _tell(self, sources: Iterable[str | bytes], is_all: bool) -> None:
         counts = [(_text(source), self._by_source.get(source, 0)) for source in sources]
@@ -119,8 +119,8 @@ class SharedDoorkeeper(Doorkeeper):
             self._forget_the_dead()
             if len(self._others) >= SIBLINGS_MAX:
                 return
-            other = self._others[mark] = _Other(self._clock.seconds())
-        other.heard_at = self._clock.seconds()
+            other = self._others[mark] = _Other(self._steady.seconds())
+        other.heard_at = self._steady.seconds()
         if is_all:
             self._forget(other)
         for text, count in told.items():
@@ -144,8 +144,8 @@ class SharedDoorkeeper(Doorkeeper):
 
     def _forget_the_dead(self) -> bool:
         """Whether there was any."""
-        now = self._clock.seconds()
-        dead = [mark for mark, other in self._others.items() if not 0 <= now - other.heard_at < SILENT_SECONDS]
+        now = self._steady.seconds()
+        dead = [mark for mark, other in self._others.items() if now - other.heard_at >= SILENT_SECONDS]
         for mark in dead:
             self._forget(self._others.pop(mark))
         return bool(dead)

@@ -33,14 +33,14 @@ def can_bind(address: str) -> bool:
 class OwnAddresses:
     """`can_bind`, remembered for a while."""
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
+    def __init__(self, steady: IReactorTime) -> None:
+        self._steady = steady
         self._known: dict[str, bool] = {}
-        self._since = clock.seconds()
+        self._since = steady.seconds()
 
     def __call__(self, address: str) -> bool:
-        now = self._clock.seconds()
-        if not 0 <= now - self._since < REMEMBER_SECONDS or len(self._known) >= REMEMBERED_MAX:
+        now = self._steady.seconds()
+        if now - self._since >= REMEMBER_SECONDS or len(self._known) >= REMEMBERED_MAX:
             self._known.clear()
             self._since = now
         known = self._known.get(address)

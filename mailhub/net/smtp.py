@@ -84,7 +84,7 @@ class SmtpProtocol(Protocol):
     def connectionMade(self) -> None:
         factory = self.factory
         manners = factory.manners
-        self.heard_at = factory.reception.clock.seconds()
+        self.heard_at = factory.reception.steady.seconds()
         self._session = factory.session_of(self.transport.getPeer(), self.transport.getHost())
         self._receiver = Receiver(factory.reception, self._session)
         self._wire = ServerSession(
@@ -102,7 +102,7 @@ class SmtpProtocol(Protocol):
 
     def handshakeCompleted(self) -> None:
         self._handshake_since = None
-        self.heard_at = self.factory.reception.clock.seconds()
+        self.heard_at = self.factory.reception.steady.seconds()
         offers_logins = self._receiver.reception.logins is not None
         bindings = channel_bindings(self.transport) if offers_logins else {}
         self._receiver.tls_started(describe(self.transport), bindings)
@@ -177,7 +177,7 @@ class SmtpProtocol(Protocol):
         # Whoever was answered has its time anew, however long we took.  Octets alone are no reason: a client that sends
         # a line octet by octet does nothing for as long, and content has a rate to keep.
         if self._flush() or event is not None or self._content_since is not None:
-            self.heard_at = self.factory.reception.clock.seconds()
+            self.heard_at = self.factory.reception.steady.seconds()
         if self._ended and self._waiting is None and not self._choked:
             self._close()
 
@@ -244,7 +244,7 @@ class SmtpProtocol(Protocol):
 
     def _content_requested(self, answer: Reply) -> None:
         if answer.is_positive:
-            self._content_since = self.factory.reception.clock.seconds()
+            self._content_since = self.factory.reception.steady.seconds()
 
     def _content_ended(self, answer: Reply) -> None:
         self._content_since = None
@@ -280,7 +280,7 @@ class SmtpProtocol(Protocol):
 
     def _start_tls(self) -> None:
         self._flush()
-        self._handshake_since = self.factory.reception.clock.seconds()
+        self._handshake_since = self.factory.reception.steady.seconds()
         self.transport.startTLS(self.factory.tls)
         self._wire.tls_started()
         self._wire.extensions = self.factory.manners.under_tls
@@ -329,7 +329,7 @@ class SmtpProtocol(Protocol):
 
     def _close(self) -> None:
         if self._closing_since is None and not self._lost:
-            self._closing_since = self.factory.reception.clock.seconds()
+            self._closing_since = self.factory.reception.steady.seconds()
             self._flush()  # under TLS nothing can be written any more once the connection is being closed
             if self._paused:  # and the end of the other side must be heard
                 self._paused = False
@@ -388,16 +388,15 @@ class SmtpFactory(ServerFactory):
 
     def session_of(self, peer: IAddress, host: IAddress) -> Session:
         """A new session value for a connection between these two ends."""
-        clock = self.reception.clock
         number = next(self._numbers)
-        session_id = f"{self.name}-{int(clock.seconds()):x}-{self.mark}{number:x}"
+        session_id = f"{self.name}-{int(self.reception.clock.seconds()):x}-{self.mark}{number:x}"
         return Session(session_id, self.reception.role, ends(peer, host))
 
     def joined(self, session: SmtpProtocol) -> None:
         """A connection is made; from the first to the last of them the clock is looked at."""
         self.sessions.add(session)
         if self._clock_call is None:
-            self._clock_call = self.reception.clock.callLater(self.CLOCK_SECONDS, self._look_at_clock)
+            self._clock_call = self.reception.steady.callLater(self.CLOCK_SECONDS, self._look_at_clock)
 
     def _stop_clock(self) -> None:
         call, self._clock_call = self._clock_call, None
@@ -408,8 +407,8 @@ class SmtpFactory(ServerFactory):
         self._clock_call = None
         if not self.sessions:
             return
-        self._clock_call = self.reception.clock.callLater(self.CLOCK_SECONDS, self._look_at_clock)
-        now = self.reception.clock.seconds()
+        self._clock_call = self.reception.steady.callLater(self.CLOCK_SECONDS, self._look_at_clock)
+        now = self.reception.steady.seconds()
         for session in tuple(self.sessions):
             session.look_at_clock(now)
 
@@ -426,7 +425,7 @@ class SmtpFactory(ServerFactory):
         """Let open transactions finish, dismiss the rest, cut what is left after so many seconds."""
         self.draining = True
         done: Deferred[None] = Deferred()
-        deadline = self.reception.clock.callLater(seconds, self._dismiss_all)
+        deadline = self.reception.steady.callLater(seconds, self._dismiss_all)
 
         def over(_: Any) -> None:
             self._stop_clock()
@@ -449,7 +448,7 @@ class SmtpFactory(ServerFactory):
         for session in tuple(self.sessions):
             if not session.is_answering:
                 session.dismiss(replies.SHUTTING_DOWN)
-        self._cut_call = self.reception.clock.callLater(LAST_WORD_SECONDS, self._cut)
+        self._cut_call = self.reception.steady.callLater(LAST_WORD_SECONDS, self._cut)
 
     def _cut(self) -> None:
         for session in tuple(self.sessions):

@@ -3,7 +3,7 @@
 What the session has to say is one write a step; what it wants, TLS or content, is given to it; what it has found out
 goes to whoever waits.  A host that does not read is sent no more content, and one that takes too long is left.
 
-    client = SmtpClient(options, clock, tls)      a connection is made with it
+    client = SmtpClient(options, steady, tls)      a connection is made with it
     await client.opened                           None, or Closed and the reason
     await client.carry(mail, pieces)              TransactionEnded, or DowngradeWanted; then the next one
     client.quit()
@@ -69,7 +69,7 @@ class SmtpClient(Protocol):
     log = Logger()
     transport: Any  # a TCP, TLS or UNIX transport of Twisted's
 
-    def __init__(self, options: Options, clock: IReactorTime, tls: HostTls | None = None) -> None:
+    def __init__(self, options: Options, steady: IReactorTime, tls: HostTls | None = None) -> None:
         #: Fires once: with None when the session is ready for mail, with Closed when it never will be.
         self.opened: Deferred[Closed | None] = Deferred(self._given_up)
         #: Called once, when no mail can be carried any more.
@@ -86,7 +86,7 @@ class SmtpClient(Protocol):
         #: Whether the last transaction ended because its content could not be read.
         self.unreadable = False
         self._options = options
-        self._clock = clock
+        self._steady = steady
         self._tls = tls
         self._session = ClientSession(options)
         self._done: Deferred[Ended] | None = None
@@ -320,10 +320,10 @@ class SmtpClient(Protocol):
             self._set(deadline.seconds)
 
     def _set(self, seconds: float) -> None:
-        due_at = self._due_at = self._clock.seconds() + seconds
+        due_at = self._due_at = self._steady.seconds() + seconds
         timer = self._timer
         if timer is None:
-            self._timer = self._clock.callLater(seconds, self._rung)
+            self._timer = self._steady.callLater(seconds, self._rung)
             self._rings_at = due_at
         elif self._rings_at > due_at:
             timer.reset(seconds)
@@ -333,9 +333,9 @@ class SmtpClient(Protocol):
         self._timer = None
         if self._due_at is None:
             return
-        left = self._due_at - self._clock.seconds()
+        left = self._due_at - self._steady.seconds()
         if left > 0:
-            self._timer = self._clock.callLater(left, self._rung)
+            self._timer = self._steady.callLater(left, self._rung)
             self._rings_at = self._due_at
         elif self._shaking_hands:
             self._tls_failed(f"no end of the handshake within {self._options.patience.tls_seconds:g} seconds")

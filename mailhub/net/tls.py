@@ -10,6 +10,7 @@ TLS from the first octet.  Versions, ciphers and curves are Twisted's defaults, 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -86,14 +87,14 @@ class _Served:
     chain: list[x509.Certificate] = field(default_factory=list)
     context: Any = None
     made_at: float = 0.0
-    warned_at: float = 0.0
+    warned_at: float = -math.inf
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class CertificateStore:
     """The pairs that are served: a default, and one for each site.
 
-    `minimum` is the lowest TLS version, "1.2" or "1.3".  `clock` gives seconds since the epoch.  Raises
+    `minimum` is the lowest TLS version, "1.2" or "1.3".  `clock` is for validity.  Raises
     CertificateError when any pair cannot be used: a server that starts serves all that was configured.
     """
 
@@ -103,10 +104,12 @@ class CertificateStore:
         sites: Sequence[Site] = (),
         *,
         clock: IReactorTime,
+        steady: IReactorTime,
         minimum: str = "1.2",
         log: Logger | None = None,
     ) -> None:
         self._clock = clock
+        self._steady = steady
         self._minimum = _LOWEST_VERSION[minimum]
         self._log = Logger(namespace="mailhub.tls") if log is None else log
         self._default = _Served(default)
@@ -117,7 +120,7 @@ class CertificateStore:
             self._all.append(served)
             for name in site.names:
                 self._by_name[name.lower()] = served
-        self._checked_at = clock.seconds()
+        self._checked_at = steady.seconds()
         problems = [problem for served in self._all if (problem := self._take(served)) is not None]
         if problems:
             raise CertificateError("\n".join(problems))
@@ -126,13 +129,13 @@ class CertificateStore:
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection that answers for the default until the client has said which name it wants."""
-        if not 0.0 <= self._clock.seconds() - self._checked_at < CHECK_SECONDS:
+        if self._steady.seconds() - self._checked_at >= CHECK_SECONDS:
             self.check_changed()
         return _Connection(self._default.context, protocol)
 
     def wrap(self, factory: IProtocolFactory) -> TLSMemoryBIOFactory:
         """The same factory behind TLS from the first octet (RFC 8314 section 3)."""
-        return TLSMemoryBIOFactory(self, False, factory, self._clock)
+        return TLSMemoryBIOFactory(self, False, factory, self._steady)
 
     def certificate_for(self, server_name: str | None) -> x509.Certificate:
         """The certificate that a client gets that asks for this name, or for none."""
@@ -156,19 +159,19 @@ class CertificateStore:
 
     def reload(self) -> tuple[str, ...]:
         """Read every file again now (SIGHUP).  Gives back the problems, which are logged too; old pairs stay then."""
-        self._checked_at = self._clock.seconds()
+        self._checked_at = self._steady.seconds()
         return tuple(problem for served in self._all if (problem := self._take_again(served)) is not None)
 
     def check_changed(self) -> None:
         """Read again what has changed on disk since it was last read; make contexts new whose ticket keys are old."""
-        now = self._checked_at = self._clock.seconds()
+        now = self._checked_at = self._steady.seconds()
         for served in self._all:
             if _stamp(served.pair) != served.stamp:
                 self._take_again(served)
-            elif abs(now - served.made_at) > TICKET_KEY_SECONDS:
+            elif now - served.made_at > TICKET_KEY_SECONDS:
                 served.context = self._context(served.key, served.chain)
                 served.made_at = now
-            self._warn_of_expiry(served, now)
+            self._warn_of_expiry(served)
 
     def _take_again(self, served: _Served) -> str | None:
         problem = self._take(served)
@@ -195,10 +198,10 @@ class CertificateStore:
         except (SSL.Error, TypeError, ValueError) as error:
             return f"{served.pair.certificate}: OpenSSL does not take it: {_openssl_reason(error)}"
         served.key, served.chain, served.context = key, chain, context
-        served.made_at = self._clock.seconds()
-        served.warned_at = 0.0
+        served.made_at = self._steady.seconds()
+        served.warned_at = -math.inf
         self._warn_of_open_key(served)
-        self._warn_of_expiry(served, served.made_at)
+        self._warn_of_expiry(served)
         return None
 
     def _context(self, key: Any, chain: Sequence[x509.Certificate]) -> SSL.Context:
@@ -220,10 +223,11 @@ class CertificateStore:
 
     # --- warnings ------------------------------------------------------------------------------------------------
 
-    def _warn_of_expiry(self, served: _Served, now: float) -> None:
-        if not served.chain or abs(now - served.warned_at) < _DAY_SECONDS:
+    def _warn_of_expiry(self, served: _Served) -> None:
+        now = self._steady.seconds()
+        if not served.chain or now - served.warned_at < _DAY_SECONDS:
             return
-        left = served.chain[0].not_valid_after_utc.timestamp() - now
+        left = served.chain[0].not_valid_after_utc.timestamp() - self._clock.seconds()
         if left >= EXPIRY_WARNING_SECONDS:
             return
         served.warned_at = now

@@ -29,7 +29,7 @@ class Failed:
     failure: Failure
 
 
-def within(clock: IReactorTime, seconds: float, work: Deferred[Value]) -> Deferred[Value | Failed]:
+def within(steady: IReactorTime, seconds: float, work: Deferred[Value]) -> Deferred[Value | Failed]:
     """The value of `work`, or Failed: when it fails, and when it takes longer than `seconds`.
 
     The Deferred that is given back fails only when whoever holds it cancels it; the work is then cancelled too.  So a
@@ -52,6 +52,6 @@ def within(clock: IReactorTime, seconds: float, work: Deferred[Value]) -> Deferr
         work.cancel()
 
     answer: Deferred[Value | Failed] = Deferred(abandon)
-    timer = clock.callLater(seconds, give_up)
+    timer = steady.callLater(seconds, give_up)
     work.addBoth(settle)
     return answer

@@ -152,12 +152,12 @@ class Panel:
     def __init__(
         self,
         seats: Iterable[Seat],
-        clock: IReactorTime,
+        steady: IReactorTime,
         history: IHistory | None = None,
         record_silence: bool = False,
     ) -> None:
         self.seats = tuple(seats)
-        self._clock = clock
+        self._steady = steady
         self._history = history
         self._record_silence = record_silence and history is not None
         self._connection = _bench(_CONNECTION, self.seats)
@@ -198,7 +198,7 @@ class Panel:
         """Ask the seats from the one numbered `first` on.  `fields` were prepended by those before."""
         for place in range(first, len(bench.asked)):
             seat, judge = bench.asked[place]
-            started = self._clock.seconds()
+            started = self._steady.seconds()
             opinion: object
             try:
                 opinion = begin(judge(*arguments))
@@ -208,7 +208,7 @@ class Panel:
                 continue
             if type(opinion) is Deferred:
                 # Fails only when the caller cancels, since the client is gone; then nobody else is asked.
-                waiting = within(self._clock, seat.deadline_seconds, opinion)
+                waiting = within(self._steady, seat.deadline_seconds, opinion)
                 return waiting.addCallback(self._heard, bench, place, fields, session_id, queue_id, arguments, started)
             weighed = self._weigh(bench.stage, seat, opinion, fields, session_id, queue_id, arguments, started)
             if isinstance(weighed, Reply):
@@ -282,7 +282,7 @@ class Panel:
                 stage=stage.name,
                 opinion=effective if isinstance(effective, Reply) else None,
                 # To a microsecond: round(..., 3) takes five times as long.
-                milliseconds=round((self._clock.seconds() - started) * 1_000_000) / 1000,
+                milliseconds=round((self._steady.seconds() - started) * 1_000_000) / 1000,
                 **facts,
             )
         return None if seat.shadow else effective

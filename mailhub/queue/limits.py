@@ -81,7 +81,7 @@ class _Window:
         """Measure the pace."""
         self.ended += 1
         passed = now - self.ended_since
-        if not 0 <= passed < 10 * RATE_SECONDS:  # the first for long
+        if passed >= 10 * RATE_SECONDS:  # the first for long
             self.ended, self.ended_since = 1, now
         elif passed >= RATE_SECONDS:
             self.rate = (self.rate + self.ended / passed) / 2
@@ -91,7 +91,7 @@ class _Window:
 class Limits:
     """Places at destinations.  A destination is any string.
 
-    `messages_per_minute` holds for every destination whose Pace says nothing else, 0 is no limit; rates need a `clock`.
+    `messages_per_minute` holds for every destination whose Pace says nothing else, 0 is no limit; rates need `steady`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Limits:
         *,
         per_destination_first: int = PER_DESTINATION_FIRST,
         messages_per_minute: int = 0,
-        clock: IReactorTime | None = None,
+        steady: IReactorTime | None = None,
         destinations_max: int = DESTINATIONS_MAX,
     ) -> None:
         self._per_destination_max = per_destination_max
@@ -109,7 +109,7 @@ class Limits:
         self._messages_per_minute = messages_per_minute
         self._waiting_max = waiting_max
         self._destinations_max = destinations_max
-        self._clock = clock
+        self._steady = steady
         self._waiting: dict[str, WaitingLine] = {}
         self._windows: OrderedDict[str, _Window] = OrderedDict()
         self._admitting: set[str] = set()
@@ -149,10 +149,10 @@ class Limits:
 
     def come_back_seconds(self, destination: str) -> float:
         """When to ask again, for somebody who found the line full: when his turn will probably be."""
-        if self._clock is None:
+        if self._steady is None:
             return COME_BACK_SECONDS_MIN
         window = self._window(destination)
-        now = self._clock.seconds()
+        now = self._steady.seconds()
         latest = now + COME_BACK_SECONDS_MAX
         begin = min(max(window.booked_until, now + COME_BACK_SECONDS_MIN), latest)
         window.booked_until = min(begin + 1.0 / (window.rate or window.size * RATE_GUESSED), latest)
@@ -161,8 +161,8 @@ class Limits:
     def leave(self, destination: str) -> None:
         """Give the place back, to the next in line if somebody waits."""
         window = self._windows[destination]
-        if self._clock is not None:
-            window.one_ended(self._clock.seconds())
+        if self._steady is not None:
+            window.one_ended(self._steady.seconds())
         window.taken -= 1
         if not window.taken:
             window.deaf = 0
@@ -196,20 +196,18 @@ class Limits:
 
     def _is_time(self, window: _Window) -> bool:
         """Whether a delivery may begin now; then it counts."""
-        if self._clock is None:
+        if self._steady is None:
             return True
-        now = self._clock.seconds()
-        if window.next_at > now + max(BURST_SECONDS, window.interval):
-            window.next_at = now  # the clock was set back
+        now = self._steady.seconds()
         if window.next_at > now + self._ahead(window):
             return False
         window.next_at = max(window.next_at, now) + window.interval
         return True
 
     def _wake(self, destination: str, window: _Window) -> None:
-        if window.timer is None and self._clock is not None:
-            wait = window.next_at - self._ahead(window) - self._clock.seconds()
-            window.timer = self._clock.callLater(max(0.0, wait), self._woken, destination, window)
+        if window.timer is None and self._steady is not None:
+            wait = window.next_at - self._ahead(window) - self._steady.seconds()
+            window.timer = self._steady.callLater(max(0.0, wait), self._woken, destination, window)
 
     @staticmethod
     def _ahead(window: _Window) -> float:

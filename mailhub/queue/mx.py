@@ -50,7 +50,7 @@ class MailHosts:
 
     `how` is "MX", "address" (there is no MX record, so the domain is its own mail host) or "literal".  `is_proven` says
     that nobody could have put other names here: DNSSEC vouches for the MX records, or none were needed.  `expires_at`
-    is on the resolver's clock.
+    is a steady time, of the resolver's reactor.
     """
 
     hosts: tuple[Host, ...]

@@ -135,7 +135,7 @@ class OutsideRouter:
         self,
         resolver: IResolver,
         chance: random.Random,
-        clock: IReactorTime,
+        steady: IReactorTime,
         ourselves: Ourselves,
         plan: Plan,
         policies: Sequence[Seat] = (),
@@ -143,7 +143,7 @@ class OutsideRouter:
     ) -> None:
         self._resolver = resolver
         self._chance = chance
-        self._clock = clock
+        self._steady = steady
         self._ourselves = ourselves
         self._history = history
         self.renew(plan, policies)
@@ -175,7 +175,7 @@ class OutsideRouter:
         )
         if isinstance(found, Nowhere):
             return replace(found, pace=way.pace), False
-        left = found.expires_at - self._clock.seconds()
+        left = found.expires_at - self._steady.seconds()
         source = f"DNS, good for {left:.0f} s" if left > 0 else "DNS"
         words = {"MX": f"MX of {domain} ({source})", "address": f"{domain} itself, without MX ({source})"}
         why = words.get(found.how, f"the address {domain}")
@@ -208,7 +208,7 @@ class OutsideRouter:
     async def _chosen(self, envelope: Envelope, recipient: Recipient) -> Route | None:
         """What the first policy that has one says; what a failing one costs, if it is not to be ignored."""
         for seat in self._policies:
-            asked_at = self._clock.seconds()
+            asked_at = self._steady.seconds()
             answer = await self._ask(seat, envelope, recipient)
             if answer is None:
                 continue
@@ -227,7 +227,7 @@ class OutsideRouter:
         except Exception:
             return Failed(Failure())  # type: ignore[no-untyped-call]
         if isinstance(answer, Deferred):
-            answer = await within(self._clock, seat.deadline_seconds, answer)
+            answer = await within(self._steady, seat.deadline_seconds, answer)
         if answer is None or isinstance(answer, Local | Lmtp | Smtp | Nowhere | Failed):
             return answer
         error = TypeError(f"a route policy gives a Route or None, not {type(answer).__name__}")
@@ -264,7 +264,7 @@ class OutsideRouter:
                 stage="route",
                 recipient=recipient.address,
                 opinion=None if route is None else _told(route),
-                milliseconds=round((self._clock.seconds() - asked_at) * 1000, 3),
+                milliseconds=round((self._steady.seconds() - asked_at) * 1000, 3),
                 shadow=seat.shadow,
                 **facts,
             )

@@ -83,8 +83,9 @@ class Order:
 
 
 class Steering:
-    """Steers one spool.  `tell` is the runner's; `try_again` is called before anything is made due, so that what is
-    remembered of hosts that could not be reached does not stand in the way of the attempt that was ordered."""
+    """Steers one spool.  By `clock` messages are due, in `steady` time we wait for those that are busy.  `tell` is the
+    runner's; `try_again` is called before anything is made due, so that what is remembered of hosts that could not be
+    reached does not stand in the way of the attempt that was ordered."""
 
     log = Logger()
 
@@ -92,12 +93,14 @@ class Steering:
         self,
         spool: ISpool,
         clock: IReactorTime,
+        steady: IReactorTime,
         history: IHistory,
         tell: Tell,
         try_again: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._clock = clock
+        self._steady = steady
         self._history = history
         self._tell = tell
         self._try_again = try_again
@@ -115,8 +118,8 @@ class Steering:
             for one in steered:
                 yield one
             busy += waiting
-        ends_at = self._clock.seconds() + BUSY_SECONDS_MAX
-        while busy and order.operation.waits and len(busy) <= BUSY_MAX and self._clock.seconds() < ends_at:
+        ends_at = self._steady.seconds() + BUSY_SECONDS_MAX
+        while busy and order.operation.waits and len(busy) <= BUSY_MAX and self._steady.seconds() < ends_at:
             await self._pause()
             steered, busy = await self._steer_page(order, busy)
             for one in steered:
@@ -227,7 +230,7 @@ class Steering:
 
     def _pause(self) -> Deferred[None]:
         pause: Deferred[None] = Deferred(lambda _: call.cancel())
-        call = self._clock.callLater(BUSY_LOOK_SECONDS, pause.callback, None)
+        call = self._steady.callLater(BUSY_LOOK_SECONDS, pause.callback, None)
         return pause
 
 

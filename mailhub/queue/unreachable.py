@@ -34,21 +34,21 @@ class _Dead:
 
 
 class Unreachable:
-    """`clock` gives seconds; a destination is whatever is reached, or not, as one.
+    """`steady` gives seconds; a destination is whatever is reached, or not, as one.
 
     `probe_seconds_min` and `probe_seconds_max` are the bounds: who retries more often than that wants to be believed.
     """
 
     def __init__(
         self,
-        clock: IReactorTime,
+        steady: IReactorTime,
         chance: random.Random,
         destinations_max: int = DESTINATIONS_MAX,
         *,
         probe_seconds_min: float = PROBE_SECONDS_MIN,
         probe_seconds_max: float = PROBE_SECONDS_MAX,
     ) -> None:
-        self._clock = clock
+        self._steady = steady
         self._chance = chance
         self._destinations_max = destinations_max
         self._probe_seconds_min = probe_seconds_min
@@ -65,8 +65,8 @@ class Unreachable:
         dead = self._dead.get(destination)
         if dead is None:
             return None
-        now = self._clock.seconds()
-        if now < dead.probe_at <= now + self._probe_seconds_max * (1 + _JITTER):  # clocks are set back, too
+        now = self._steady.seconds()
+        if now < dead.probe_at:
             return dead.reason
         # A probe of which nothing is ever heard holds up the others no longer than one that failed.
         dead.probe_at = now + dead.wait_seconds
@@ -80,7 +80,7 @@ class Unreachable:
             dead.reason = reason  # several have found it out at the same time
             return
         wait = self._probe_seconds_min if dead is None else min(dead.wait_seconds * 2, self._probe_seconds_max)
-        at = self._clock.seconds() + wait * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
+        at = self._steady.seconds() + wait * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
         self._dead[destination] = _Dead(reason, wait, at)
         if len(self._dead) > self._destinations_max:
             self._dead.popitem(last=False)

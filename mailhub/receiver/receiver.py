@@ -65,6 +65,7 @@ class Reception:
     spool: ISpool
     accounts: IAccounts
     clock: IReactorTime
+    steady: IReactorTime
     history: IHistory
     logins: Logins | None = None
     submits: bool = False
@@ -94,7 +95,7 @@ class Receiver:
         self._bindings: Mapping[str, bytes] = {}
         self._attempt: LoginAttempt | None = None
         self._failed_logins = 0
-        self._connected_at = reception.clock.seconds()
+        self._connected_at = reception.steady.seconds()
         self._name: Mapping[str, Any] = {}  # what the DNS calls the client, until that is told
         self._is_told = False  # history knows of this session
 
@@ -178,7 +179,7 @@ class Receiver:
             return banner
         # RFC 5321 section 3.1 has the client wait for the banner; one that does not is no mail server.
         waiting: Deferred[Answer] = Deferred(lambda _: timer.cancel())
-        timer = self.reception.clock.callLater(self.reception.greet_delay_seconds, waiting.callback, banner)
+        timer = self.reception.steady.callLater(self.reception.greet_delay_seconds, waiting.callback, banner)
         return waiting
 
     def _hello(self, event: events.HelloReceived) -> Answers:
@@ -199,7 +200,7 @@ class Receiver:
         """Who it is; for most sessions all that is told of them beside their mail."""
         assert session.hello is not None
         reception, tls = self.reception, session.tls
-        milliseconds = (reception.clock.seconds() - self._connected_at) * 1000
+        milliseconds = (reception.steady.seconds() - self._connected_at) * 1000
         reception.history.record(
             "greeted",
             session.id,

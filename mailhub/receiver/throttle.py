@@ -42,18 +42,18 @@ def network_of(ip: str) -> str:
 class _Counts:
     """Failures by key within a window; bounded."""
 
-    def __init__(self, clock: IReactorTime, seconds: float) -> None:
-        self._clock = clock
+    def __init__(self, steady: IReactorTime, seconds: float) -> None:
+        self._steady = steady
         self._seconds = seconds
         self._entries: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def get(self, key: str) -> int:
         since, number = self._entries.get(key, (0.0, 0))
-        return number if 0 <= self._clock.seconds() - since < self._seconds else 0
+        return number if self._steady.seconds() - since < self._seconds else 0
 
     def add(self, key: str) -> None:
         number = self.get(key)
-        since = self._entries[key][0] if number else self._clock.seconds()
+        since = self._entries[key][0] if number else self._steady.seconds()
         self._entries[key] = (since, number + 1)
         self._entries.move_to_end(key)
         if len(self._entries) > ENTRIES_MAX:
@@ -67,7 +67,7 @@ class _Counts:
 class Throttle:
     """Counts failed logins.  `window_seconds` begins with the first failure that is counted."""
 
-    clock: IReactorTime
+    steady: IReactorTime
     per_address_max: int = 20
     per_login_max: int = 50
     window_seconds: float = 900.0
@@ -77,9 +77,9 @@ class Throttle:
     _proven: _Counts = field(init=False)
 
     def __post_init__(self) -> None:
-        self._addresses = _Counts(self.clock, self.window_seconds)
-        self._logins = _Counts(self.clock, self.window_seconds)
-        self._proven = _Counts(self.clock, PROVEN_SECONDS)
+        self._addresses = _Counts(self.steady, self.window_seconds)
+        self._logins = _Counts(self.steady, self.window_seconds)
+        self._proven = _Counts(self.steady, PROVEN_SECONDS)
         if self.siblings is not None:
             self.siblings.hear(TOPIC, self._heard)
 

@@ -147,7 +147,7 @@ class FileAccounts:
         domains: Iterable[str],
         accounts_path: Path | None,
         aliases_path: Path | None,
-        clock: IReactorTime,
+        steady: IReactorTime,
         executor: IExecutor,
         random: random.Random,
         *,
@@ -162,7 +162,7 @@ class FileAccounts:
             self._accounts_file = WatchedFile(
                 accounts_path,
                 partial(passwd_file.parse, domains=self.domains, path=str(accounts_path)),
-                clock,
+                steady,
                 remedy="Make it with `mailhub user add`, and readable for the user that the hub runs as",
             )
         self._aliases_file: WatchedFile[AliasesFile] | None = None
@@ -170,13 +170,13 @@ class FileAccounts:
             self._aliases_file = WatchedFile(
                 aliases_path,
                 partial(aliases_file.parse, domains=self.domains, path=str(aliases_path)),
-                clock,
+                steady,
                 if_missing=NO_ALIASES,
             )
-        self._clock = clock
+        self._steady = steady
         self._executor = executor
         self._secret = secret or random.randbytes(passwords.SECRET_OCTETS)
-        self._proven = passwords.ProvenLogins(random.randbytes(32), clock, remember_seconds)
+        self._proven = passwords.ProvenLogins(random.randbytes(32), steady, remember_seconds)
         self._hashes_pending = 0
         self._hashes_pending_max = hashes_pending_max
         self._quota_octets = quota_octets
@@ -227,10 +227,10 @@ class FileAccounts:
         self._tell(self.problems())
 
     def _now(self) -> Directory:
-        """Looked for anew where the files may have to be looked at; a clock that was set back must not stop that."""
-        now = self._clock.seconds()
+        """Looked for anew where the files may have to be looked at."""
+        now = self._steady.seconds()
         directory = self._directory
-        if directory is None or abs(now - self._looked_at) >= CHECK_SECONDS:
+        if directory is None or now - self._looked_at >= CHECK_SECONDS:
             self._looked_at = now
             try:
                 directory = self._read()

@@ -113,12 +113,20 @@ class MaildirStore:
     `hostname` becomes part of file names.  Raises ValueError for a template that could leave its tree.
     """
 
-    def __init__(self, disk: IDisk, clock: IReactorTime, data_directory: str, template: str, hostname: str) -> None:
+    def __init__(
+        self,
+        disk: IDisk,
+        clock: IReactorTime,
+        steady: IReactorTime,
+        data_directory: str,
+        template: str,
+        hostname: str,
+    ) -> None:
         self._disk = disk
         self._clock = clock
         self._layout = Layout(disk, clock, data_directory, template)
         self._host = maildir_name.host_part(hostname)
-        self._usage = UsageTable(self._count, clock.seconds)
+        self._usage = UsageTable(self._count, steady.seconds)
 
     # --- IMailboxStore -----------------------------------------------------------------------------------------
 

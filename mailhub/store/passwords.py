@@ -240,10 +240,10 @@ class ProvenLogins:
     """
 
     def __init__(
-        self, key: bytes, clock: IReactorTime, seconds: float = PROVEN_SECONDS, entries_max: int = PROVEN_ENTRIES_MAX
+        self, key: bytes, steady: IReactorTime, seconds: float = PROVEN_SECONDS, entries_max: int = PROVEN_ENTRIES_MAX
     ) -> None:
         self._key = key
-        self._clock = clock
+        self._steady = steady
         self._seconds = seconds
         self._entries_max = entries_max
         self._proofs: OrderedDict[bytes, _Proof] = OrderedDict()
@@ -254,9 +254,7 @@ class ProvenLogins:
         proof = self._proofs.get(name)
         if proof is None:
             return False
-        left = proof.until - self._clock.seconds()
-        # More time left than there was to begin with: the clock was set back.
-        if not 0 < left <= self._seconds or proof.stored != stored:
+        if self._steady.seconds() >= proof.until or proof.stored != stored:
             del self._proofs[name]
             return False
         self._proofs.move_to_end(name)
@@ -265,7 +263,7 @@ class ProvenLogins:
     def remember(self, login: str, password: str, stored: str) -> None:
         """Note a success."""
         name = self._name(login, password)
-        self._proofs[name] = _Proof(stored, self._clock.seconds() + self._seconds)
+        self._proofs[name] = _Proof(stored, self._steady.seconds() + self._seconds)
         self._proofs.move_to_end(name)
         while len(self._proofs) > self._entries_max:
             self._proofs.popitem(last=False)

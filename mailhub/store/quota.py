@@ -86,7 +86,7 @@ class UsageTable:
                     del self._table[next(iter(self._table))]
                 usage = self._table[home] = Usage()
             now = self._seconds()
-            age = abs(now - usage.counted_at)  # a clock that was set back makes nothing young
+            age = now - usage.counted_at
             is_tight = quota_octets is not None and usage.counted + usage.pending + wanted > quota_octets
             if age <= self._fresh_seconds and not (is_tight and age > self._doubt_seconds):
                 return usage

@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -176,12 +177,14 @@ class SqliteSpool:
     """The queue in `directory`: queue.db, and content/ for what is large.
 
     Large content is made durable in the executor, so that small messages do not wait for it.  `chance` makes queue ids
-    and should be a random.SystemRandom.  `vfs` names another SQLite file system, for tests.
+    and should be a random.SystemRandom; `clock` dates them, and says what is due.  `vfs` names another
+    SQLite file system, for tests.
     """
 
     def __init__(
         self,
         directory: str,
+        clock: IReactorTime,
         reactor: SpoolReactor,
         disk: IDisk,
         executor: IExecutor,
@@ -192,6 +195,7 @@ class SqliteSpool:
         vfs: str | None = None,
     ) -> None:
         self._directory = directory
+        self._clock = clock
         self._reactor = reactor
         self._disk = disk
         self._executor = executor
@@ -199,7 +203,7 @@ class SqliteSpool:
         self._reserve_octets = reserve_octets
         self._horizon_seconds = horizon_seconds
         self._log = log if log is not None else Logger()
-        self._database = SpoolDatabase(directory, disk, horizon_seconds, reactor.seconds, self._report, vfs)
+        self._database = SpoolDatabase(directory, disk, horizon_seconds, clock.seconds, self._report, vfs)
         self._ready: list[Callable[[], None]] = []
         self.arriving_octets = 0  # in memory, of all drafts
         self._folders: set[str] = set()
@@ -266,7 +270,7 @@ class SqliteSpool:
             raise SpoolError("the spool is not open")
         if not self.room(0):
             raise SpoolFull(f"less than {self._reserve_octets} octets are free in {self._directory}")
-        queue_id = self._ids.make(self._reactor.seconds())
+        queue_id = self._ids.make(self._clock.seconds())
         return Draft(self, queue_id, Arriving(self._disk, queue_id, self._create))
 
     def _create(self, queue_id: str) -> tuple[str, IFile]:
@@ -280,7 +284,7 @@ class SqliteSpool:
 
     def room(self, octets: int) -> bool:
         now = self._reactor.seconds()
-        if not self._free_at <= now < self._free_at + ROOM_SECONDS:
+        if now >= self._free_at + ROOM_SECONDS:
             try:
                 self._free_octets = self._disk.free_octets(self._directory)
             except OSError as error:
@@ -474,7 +478,7 @@ class SqliteSpool:
 
     def batch_ended(self, works: Sequence[Work]) -> None:
         """For SpoolThread."""
-        now = self._reactor.seconds()
+        now = self._clock.seconds()
         for work in works:
             if work.error is None and self._learn(work, now):
                 self._news = True

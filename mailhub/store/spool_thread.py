@@ -26,7 +26,7 @@ OUTCOME_SECONDS = 0.02
 
 
 class SpoolReactor(Protocol):
-    """What the spool needs of the reactor: a clock (IReactorTime), and a way home (IReactorFromThreads)."""
+    """What the spool needs of the reactor: steady time (IReactorTime), and a way home (IReactorFromThreads)."""
 
     def seconds(self) -> float: ...
 

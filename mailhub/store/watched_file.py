@@ -1,7 +1,7 @@
 """A file that a postmaster may change at any time, read again when it has changed, and never lost.
 
 The rule: whatever happens to the file, what was once read goes on to serve until something better could be read.  On
-the hot path a look costs one clock reading; at most once a second it costs one stat as well.
+the hot path a look costs one reading of the time; at most once a second it costs one stat as well.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class WatchedFile(Generic[Value]):
     """The parsed content of one file.
 
     `parse` turns octets into a value and must not raise.  `if_missing` is the value while there has never been such
-    a file; without it a missing file is a problem.  `clock` counts seconds from anywhere.
+    a file; without it a missing file is a problem.  `steady` counts seconds from anywhere.
     """
 
     def __init__(
         self,
         path: Path,
         parse: Callable[[bytes], Value],
-        clock: IReactorTime,
+        steady: IReactorTime,
         *,
         if_missing: Value | None = None,
         remedy: str = "Make it readable for the user that the hub runs as",
@@ -70,7 +70,7 @@ class WatchedFile(Generic[Value]):
         self.path = path
         self.problem: Problem | None = None
         self._parse = parse
-        self._clock = clock
+        self._steady = steady
         self._remedy = remedy
         self._value = if_missing
         self._may_be_missing = if_missing is not None
@@ -80,9 +80,8 @@ class WatchedFile(Generic[Value]):
 
     def current(self) -> Value:
         """The newest version that could be read.  Raises AccountsUnavailable while there is none."""
-        now = self._clock.seconds()
-        # A clock that was set back must not stop the checks, hence the absolute distance.
-        if self._checked_at is None or abs(now - self._checked_at) >= CHECK_SECONDS:
+        now = self._steady.seconds()
+        if self._checked_at is None or now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
             self._check()
         if self._value is None:

@@ -27,6 +27,7 @@ from mailhub.app import sample
 from mailhub.app.config import Config, load
 from mailhub.app.launcher import Launcher, StartError
 from mailhub.app.service import ROLES
+from mailhub.app.time_of_day import make_steady
 from mailhub.app.tree import Hub
 from mailhub.history.pages import HistoryUnreadable, Pages
 from mailhub.history.question import Question, ask
@@ -127,6 +128,7 @@ class Demo:
 
     async def start(self) -> None:
         """Raises what the start of a hub raises."""
+        make_steady(self.reactor)
         places = {}
         for name in REMOTE_HOSTS:
             remote = self.remotes[name] = RemoteMta(self.reactor, f"mx.{name}.example")

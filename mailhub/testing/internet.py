@@ -28,6 +28,8 @@ from mailhub.testing.network import Connector, End, Network
 if TYPE_CHECKING:
     from mailhub.testing.shared_ports import SharedPort
 
+#: Where steady time begins: so early that nobody can take it for a time of day, nor a time of day for it.
+STEADY_BEGIN = 1000.0
 #: Virtual seconds between one octet and the next that a reader who is slow takes.
 SLOW_SECONDS = 30.0
 
@@ -58,10 +60,11 @@ class Weather:
 
 
 class Internet(Network):
-    """See above.  `now` is where time begins, in seconds since the epoch."""
+    """See above.  It counts steady seconds; `today` is the time of day when it begins, in seconds since the epoch."""
 
-    def __init__(self, chance: random.Random, now: float = 1_750_000_000.0) -> None:
-        super().__init__(now)
+    def __init__(self, chance: random.Random, today: float = 1_750_000_000.0) -> None:
+        super().__init__(STEADY_BEGIN)
+        self._epoch = STEADY_BEGIN - today  # as steady time
         self.chance = chance
         self.weather = Weather()
         self.events = 0
@@ -142,9 +145,13 @@ class Internet(Network):
         self.rightNow = max(self.rightNow, until)
         return False
 
+    def time_of_day(self) -> float:
+        """Seconds since the epoch, as the clocks of everybody say."""
+        return self.rightNow - self._epoch
+
     def jump(self, seconds: float) -> None:
-        """Somebody sets the clock.  What waits for a time waits for that time, as in Twisted."""
-        self.rightNow += seconds
+        """Somebody sets the clocks, so that the time of day is another one."""
+        self._epoch -= seconds
 
     # --- connections -------------------------------------------------------------------------------------------
 
@@ -291,6 +298,7 @@ class Host:
     # --- camelCase is what Twisted calls -------------------------------------------------------------------------
 
     def seconds(self) -> float:
+        """Steady, as of every reactor that a hub runs on."""
         return self.internet.rightNow
 
     def callLater(self, delay: float, callable: Any, *args: object, **kw: object) -> DelayedCall:

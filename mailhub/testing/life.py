@@ -25,7 +25,7 @@ from mailhub.testing.oracle import Oracle, check_relay
 from mailhub.testing.remote_mta import Endless, Pause, RemoteMta
 from mailhub.testing.simulated_hub import SimulatedHub
 from mailhub.testing.simulated_process import SimulatedProcess
-from mailhub.testing.world import DAY, HOUR, MINUTE, Stuck, World
+from mailhub.testing.world import HOUR, MINUTE, Stuck, World
 
 CONFIGURATION = """\
 hostname = "{hostname}"
@@ -276,7 +276,7 @@ class Life:
             )
 
         try:
-            world.run_until(is_at_rest, REST_SECONDS + max(0.0, DAY if world.clock_jumps else 0.0))
+            world.run_until(is_at_rest, REST_SECONDS + world.set_back_seconds)
         except Stuck:
             world.note("not at rest")
         world.run(QUIET_SECONDS)

@@ -26,7 +26,7 @@ def spool_at(directory: Path, clock: ThreadedClock) -> SqliteSpool:
     """The spool in this directory, not opened yet."""
     reactor: Any = clock  # which has callFromThread
     chance = random.Random(7)  # noqa: S311 (nobody has to guess it)
-    return SqliteSpool(str(directory), reactor, RealDisk(), AtOnce(), chance, reserve_octets=0)
+    return SqliteSpool(str(directory), clock, reactor, RealDisk(), AtOnce(), chance, reserve_octets=0)
 
 
 def fill(directory: Path, waiting: Iterable[tuple[str, float]]) -> None:

@@ -59,7 +59,7 @@ class _Course:
 
     last: dict[Address, str] = field(default_factory=dict)  # the last outcome
     #: Not before; and the upheavals until it was said.
-    due: dict[Address, tuple[float, tuple[int, int, int]]] = field(default_factory=dict)
+    due: dict[Address, tuple[float, tuple[int, float, int]]] = field(default_factory=dict)
     attempted: dict[Address, int] = field(default_factory=dict)  # the kills until the last attempt
     #: A process has died in an attempt, or right behind it: the next one may make a second copy.
     may_be_repeated: bool = False
@@ -156,10 +156,11 @@ class Oracle:
         for recipient in facts["recipients"]:
             self.told[hub.hostname, queue_id][str(facts["action"])].add(f"{recipient} {key[1]}")
 
-    def _upheavals(self, process: SimulatedProcess) -> tuple[int, int, int]:
+    def _upheavals(self, process: SimulatedProcess) -> tuple[int, float, int]:
         """What has happened to this process that may make it forget when something is due: it was killed, the clock was
-        set, or it was stopped while its disk could not take what it had to remember."""
-        return process.kills, self.world.clock_jumps, process.lives if self.world.had_disk_faults else 0
+        set back after something was found due, or it was stopped while its disk could not take what it had to
+        remember."""
+        return process.kills, self.world.set_back_seconds, process.lives if self.world.had_disk_faults else 0
 
     def _attempted(self, process: SimulatedProcess, at: float, queue_id: str, facts: Mapping[str, Any]) -> None:
         course = self._courses[process.name, queue_id]
@@ -236,7 +237,7 @@ class Oracle:
     def _may_be_repeated(self, queue_id: str) -> bool:
         """Whether something has happened that may lead to a second copy of this message."""
         world = self.world
-        if world.is_scripted or world.internet.faults or world.clock_jumps or world.had_disk_faults:
+        if world.is_scripted or world.internet.faults or world.had_disk_faults:
             return True
         return any(course.may_be_repeated for (_, name), course in self._courses.items() if name == queue_id)
 

@@ -1,6 +1,6 @@
 """A remote mail server that does what it is told: for tests of what happens when the others misbehave.
 
-    mta = RemoteMta(clock)                                    takes everything
+    mta = RemoteMta(steady)                                   takes everything
     mta.at("rcpt", reply(450, "4.2.0", "Greylisted"), times=1)   the first RCPT is deferred, the next is not
     mta.at("content", DROP)                                   the connection is cut instead of the last reply
     mta.at("connect", Endless(b"220-never ready\r\n"))
@@ -148,7 +148,7 @@ class RemoteMta(ServerFactory):
 
     def __init__(
         self,
-        clock: IReactorTime,
+        steady: IReactorTime,
         hostname: str = "mx.remote.example",
         *,
         extensions: Extensions | None = None,
@@ -158,7 +158,7 @@ class RemoteMta(ServerFactory):
         logins: Mapping[str, str] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.clock = clock
+        self.steady = steady
         #: Where it is, for whoever put it there.
         self.address = ""
         self.extensions = Extensions(hostname) if extensions is None else replace(extensions, hostname=hostname)
@@ -367,7 +367,7 @@ class _Session(Protocol):
             case Pause(seconds, answer):
                 self._is_silent = True
                 self._flush()
-                self._mta.clock.callLater(seconds, self._wake, event, usual if answer is None else answer)
+                self._mta.steady.callLater(seconds, self._wake, event, usual if answer is None else answer)
                 return
         if type(event) is events.ContentEnded:
             self._take(usual, acknowledged=False)
@@ -397,7 +397,7 @@ class _Session(Protocol):
     def _say_endlessly(self, octets: bytes, said: int = 0) -> None:
         if not self._lost and said < ENDLESS_OCTETS_MAX:
             self.transport.write(octets)
-            self._mta.clock.callLater(ENDLESS_SECONDS, self._say_endlessly, octets, said + len(octets))
+            self._mta.steady.callLater(ENDLESS_SECONDS, self._say_endlessly, octets, said + len(octets))
 
     def _respond(self, event: events.Question, answer: Reply) -> None:
         if isinstance(event, events.RcptReceived) and answer.is_positive:

@@ -14,6 +14,7 @@ from mailhub.app.config import Config
 from mailhub.app.discovery import Discovery, discover
 from mailhub.app.ground import Ground
 from mailhub.app.privileges import Person
+from mailhub.app.time_of_day import TimeOfDay
 from mailhub.dns.resolver import Resolver
 from mailhub.dns.server import server
 from mailhub.history.line import Event
@@ -93,19 +94,19 @@ class SimulatedMemory:
     """
 
     def __init__(
-        self, host: Host, kept: dict[tuple[str, str], tuple[bytes, float]], siblings: ISiblings | None
+        self, clock: IReactorTime, kept: dict[tuple[str, str], tuple[bytes, float]], siblings: ISiblings | None
     ) -> None:
-        self._host = host
+        self._clock = clock
         self._kept = kept
         self._changes = _Noted(self._arrange)
         self._namespaces: dict[str, Namespace] = {}
         self._timer: Any = None
-        self._news = None if siblings is None else MemoryNews(host, siblings, self.namespace)
+        self._news = None if siblings is None else MemoryNews(clock, siblings, self.namespace)
 
     def namespace(self, name: str) -> Namespace:
         if name not in self._namespaces:
             self._namespaces[name] = Namespace(
-                name, self._host, self._changes, KEYS_MAX, NAMESPACE_OCTETS_MAX, self._news
+                name, self._clock, self._changes, KEYS_MAX, NAMESPACE_OCTETS_MAX, self._news
             )
         return self._namespaces[name]
 
@@ -123,7 +124,7 @@ class SimulatedMemory:
 
     def _arrange(self) -> None:
         if self._timer is None:
-            self._timer = self._host.callLater(FLUSH_SECONDS, self._flush_later)
+            self._timer = self._clock.callLater(FLUSH_SECONDS, self._flush_later)
 
     def _flush_later(self) -> None:
         self._timer = None
@@ -166,8 +167,6 @@ class SimulatedGround(Ground):
         self._power_cut = power_cut
         self._siblings = siblings
         self.simulated_spool: SimulatedSpool | None = None
-        #: What the hub wants to have called when somebody sets the clock.
-        self.clock_was_set: Callable[[float], None] = lambda seconds: None
 
     def siblings(self) -> ISiblings | None:
         return self._siblings
@@ -175,9 +174,8 @@ class SimulatedGround(Ground):
     def chance(self) -> random.Random:
         return self._chance
 
-    def clock_steps(self, call: Callable[[float], None]) -> Callable[[], None]:
-        self.clock_was_set = call
-        return lambda: None
+    def clock(self, reactor: Any) -> IReactorTime:
+        return TimeOfDay(reactor, self._host.internet.time_of_day)
 
     # What costs much and has no part in what happens is made once a process.
 
@@ -187,12 +185,14 @@ class SimulatedGround(Ground):
     def client_tls(self) -> ClientTls:
         return _client_tls()
 
-    def certificates(self, config: Config, clock: IReactorTime, person: Person | None) -> CertificateStore:
+    def certificates(
+        self, config: Config, clock: IReactorTime, steady: IReactorTime, person: Person | None
+    ) -> CertificateStore:
         found = _certificates.get(config.source)
         if found is None:
             standing = Clock()
             standing.rightNow = clock.seconds()
-            found = _certificates[config.source] = super().certificates(config, standing, person)
+            found = _certificates[config.source] = super().certificates(config, standing, standing, person)
         return found
 
     def disk(self) -> IDisk:
@@ -207,19 +207,20 @@ class SimulatedGround(Ground):
     def spool(
         self,
         config: Config,
+        clock: IReactorTime,
         reactor: Any,
         disk: IDisk,
         workers: IWorkers,
         chance: random.Random,
         horizon_seconds: float,
     ) -> ISpool:
-        self.simulated_spool = SimulatedSpool(reactor, chance, self._shelf, horizon_seconds)
+        self.simulated_spool = SimulatedSpool(clock, chance, self._shelf, horizon_seconds)
         return self.simulated_spool
 
     def memory(
         self, config: Config, clock: IReactorTime, disk: IDisk, workers: IWorkers, siblings: ISiblings | None
     ) -> SimulatedMemory:
-        return SimulatedMemory(self._host, self._kept, siblings)
+        return SimulatedMemory(clock, self._kept, siblings)
 
     def resolver(self, config: Config, reactor: Any, chance: random.Random) -> Resolver:
         return Resolver(
@@ -233,5 +234,5 @@ class SimulatedGround(Ground):
     def descriptors(self) -> Descriptors:
         return PlentyOfDescriptors()
 
-    def own_addresses(self, clock: IReactorTime) -> Callable[[str], bool]:
+    def own_addresses(self, steady: IReactorTime) -> Callable[[str], bool]:
         return lambda address: address == self._host.address

@@ -125,7 +125,7 @@ class SimulatedHub:
         self.domain = domain
         self.people = tuple(people)
         text = configuration.replace("{hostname}", hostname).replace("{domain}", domain)
-        self.config = site({"mailhub.toml": text, "aliases": aliases, **files}, self.people, world.internet.rightNow)
+        self.config = site({"mailhub.toml": text, "aliases": aliases, **files}, self.people, world.now)
         self.disk = SimulatedDisk(random.Random(f"{world.seed}/disk/{hostname}"))  # noqa: S311
         self.disk.watch = lambda words: world.note(f"{hostname} {words}")
         self.events: list[Event] = []
@@ -199,12 +199,6 @@ class SimulatedHub:
         for number in self._numbers:
             if self.is_alive and not self.processes[number].is_alive:
                 self._start(number)
-
-    def clock_was_set(self, seconds: float) -> None:
-        """For the World: the hub hears of it, as soon as it looks."""
-        for process in self.processes.values():
-            if process.ground is not None:
-                process.ground.clock_was_set(seconds)
 
     def kill(self, power: bool = False, worker: int | None = None) -> None:
         """It is gone at once, or this worker of it.  With `power`, what the disk had not made durable may be gone too.

@@ -216,7 +216,7 @@ class WitnessedHub:
             broken=["broken.example"],
         )
         self.mailboxes = Mailboxes()
-        self.places = Places(clock=self.network, **changes.pop("places", {}))
+        self.places = Places(steady=self.network, **changes.pop("places", {}))
         self._make_queue()
         self.far, self.slow, self.relay = (RemoteMta(self.network, name) for name in ("mx.far", "mx.slow", "relay"))
         for place, mta in ((FAR, self.far), (SLOW, self.slow), (RELAY, self.relay)):
@@ -271,7 +271,7 @@ class WitnessedHub:
             limits=self.places,
         )
         self.runner.start()
-        self.steering = Steering(self.spool, self.network, self.history, notifier.tell)
+        self.steering = Steering(self.spool, self.network, self.network, self.history, notifier.tell)
 
     def _make_role(self, role: str, hops_max: int = 50, sessions_max: int = 100, **_: Any) -> SmtpFactory:
         hub = build_hub(role=role, clock=self.network, accounts=self.accounts)
@@ -295,6 +295,7 @@ class WitnessedHub:
             spool=self.spool,
             accounts=self.accounts,
             clock=self.network,
+            steady=self.network,
             history=self.history,
             logins=logins if role == "msa" else None,
             names=PeerNames(self.resolver, self.network),

@@ -87,7 +87,9 @@ def run(site: Path) -> Run:
         names = Resolver(**NAMES) if resolver is None else resolver
         config = load(site / "mailhub.toml")
         found: list[Simulation] = []
-        Deferred.fromCoroutine(simulate(config, case, clock, resolver=names, offline=offline)).addCallback(found.append)
+        Deferred.fromCoroutine(simulate(config, case, clock, clock, resolver=names, offline=offline)).addCallback(
+            found.append
+        )
         for _ in range(1000):
             if not found:
                 clock.advance(0.01)

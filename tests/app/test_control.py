@@ -295,7 +295,7 @@ class Queue:
         self.clock.advance(1_750_000_000)
         self.spool = MemorySpool(self.clock, random.Random(1))
         Deferred.fromCoroutine(self.spool.open())
-        steering = Steering(self.spool, self.clock, self, tell_nobody)
+        steering = Steering(self.spool, self.clock, self.clock, self, tell_nobody)
         self.desk = QueueDesk(self.spool, steering, AtOnce())
 
     def record(self, kind: str, session_id: str = "", queue_id: str = "", **facts: object) -> None:

@@ -42,12 +42,13 @@ class Worker:
         self.spool = SqliteSpool(
             str(directory / "spool"),
             reactor,  # type: ignore[arg-type]
+            reactor,  # type: ignore[arg-type]
             RealDisk(),
             AtOnce(),
             random.SystemRandom(),
             reserve_octets=0,
         )
-        steering = Steering(self.spool, reactor, self, tell_nobody)  # type: ignore[arg-type]
+        steering = Steering(self.spool, reactor, reactor, self, tell_nobody)  # type: ignore[arg-type]
         desk = QueueDesk(self.spool, steering, AtOnce())
         self.control = ControlService(directory / "control", reactor, desk.answers)
         self.is_open = False
@@ -352,7 +353,7 @@ from mailhub.store.spool import SqliteSpool
 from mailhub.testing.threads import AtOnce
 
 async def main():
-    spool = SqliteSpool(sys.argv[1], reactor, RealDisk(), AtOnce(), random.SystemRandom(), reserve_octets=0)
+    spool = SqliteSpool(sys.argv[1], reactor, reactor, RealDisk(), AtOnce(), random.SystemRandom(), reserve_octets=0)
     await spool.open()
     for _ in range(3):
         draft = spool.draft()

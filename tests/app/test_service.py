@@ -565,6 +565,40 @@ def test_a_session_that_does_not_end_is_cut_and_all_roles_drain_at_once(
     assert 2.5 < time.monotonic() - began_at < 5.5
 
 
+# --- two times -------------------------------------------------------------------------------------------------------
+
+TELLS_THE_TIMES = """
+import time
+from twisted.internet import reactor
+from zope.interface import implementer
+from mailhub.plugin import IConnectionPolicy, PolicyMaker, reply
+
+
+@implementer(IConnectionPolicy)
+class TellsTheTimes:
+    def __init__(self, hub):
+        self.hub = hub
+
+    async def judge_connection(self, session):
+        steady, day = reactor.seconds() - time.monotonic(), self.hub.clock.seconds() - time.time()
+        return reply(554, "5.7.1", f"{abs(steady) < 1} {abs(day) < 1}")
+
+
+tells_the_times = PolicyMaker("tells_the_times", TellsTheTimes)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_reactor_of_a_hub_is_steady_and_its_rules_know_the_time_of_day(
+    tmp_path: Path, start: Any, client: Callable[[int], Client], workers: int
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "times.py").write_text(TELLS_THE_TIMES)
+    rule = '[[mta.policy]]\nuse = "tells_the_times"\n[plugins]\ndirectories = ["plugins"]'
+    write(tmp_path, rule, top=f"workers = {workers}")
+    assert client(start().ports["mta"]).line() == "554 5.7.1 True True"
+
+
 # --- becoming somebody else ------------------------------------------------------------------------------------------
 
 

@@ -355,7 +355,7 @@ class ThreadAtOnce:
 def test_into_real_mailboxes(tmp_path: Path) -> None:
     clock = Clock()
     clock.advance(NOW)
-    store = MaildirStore(RealDisk(), clock, str(tmp_path), "mail/{domain}/{local}/Maildir", "mail.example.test")
+    store = MaildirStore(RealDisk(), clock, clock, str(tmp_path), "mail/{domain}/{local}/Maildir", "mail.example.test")
     deliverer = MaildirDeliverer(store, ThreadAtOnce(), clock)
     envelope = Envelope("q1", BOB, (to(ALICE), to(BOB)), NOW, b"Received: by us\r\n")
     routes = [(to(ALICE), Local(Mailbox(ALICE))), (to(BOB), Local(Mailbox(BOB, None, 1)))]

@@ -101,7 +101,7 @@ class Bench:
     def __init__(self) -> None:
         self.network = Network()
         self.history = History()
-        self.limits = Limits(clock=self.network)
+        self.limits = Limits(steady=self.network)
         self.outside = Outside(
             "us.example",
             self.network,

@@ -78,7 +78,7 @@ class LoopbackTests(TestCase):
             self.history,
             random.Random(1),
             ClientTls(self.authorities),
-            Limits(clock=reactor),
+            Limits(steady=reactor),
         )
         self.deliverer = SmtpDeliverer(self.outside)
         self.mtas: list[RemoteMta] = []
@@ -99,7 +99,7 @@ class LoopbackTests(TestCase):
         path = Path(tempfile.mkdtemp(dir=self.directory)) / "pair.pem"
         issued.private_key_and_cert_chain_pem.write_to_path(str(path))
         path.chmod(0o600)
-        return CertificateStore(Pair(path, path), clock=reactor)
+        return CertificateStore(Pair(path, path), clock=reactor, steady=reactor)
 
     def mta(self, interface: str = "127.0.0.1", **options: Any) -> tuple[RemoteMta, Host]:
         mta = RemoteMta(reactor, NAME, **options)

@@ -14,12 +14,6 @@ def test_it_forgets_when_time_is_over() -> None:
     assert len(cache) == 0
 
 
-def test_a_clock_that_is_set_back_makes_it_forget() -> None:
-    cache: Cache[str, int] = Cache(10, 100)
-    cache.put("a", 1, now=100.0, seconds=5.0)
-    assert cache.get("a", 99.0) is None
-
-
 def test_the_least_recently_used_goes_first() -> None:
     cache: Cache[str, int] = Cache(2, 100)
     cache.put("a", 1, 0.0, 9.0)

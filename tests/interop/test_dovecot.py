@@ -100,7 +100,7 @@ def place() -> Iterator[Path]:
 def store(place: Path) -> MaildirStore:
     clock = Clock()
     clock.advance(time.time())
-    return MaildirStore(RealDisk(), clock, str(place / "data"), "mail/{domain}/{local}", "mail.example.test")
+    return MaildirStore(RealDisk(), clock, clock, str(place / "data"), "mail/{domain}/{local}", "mail.example.test")
 
 
 @pytest.fixture
@@ -234,7 +234,9 @@ def test_we_deliver_into_what_dovecot_has_touched(store: MaildirStore, dovecot: 
     # Whoever counts gets the same: we by the names, the file system by the files.
     clock = Clock()
     clock.advance(time.time())
-    counted = MaildirStore(RealDisk(), clock, str(dovecot.home.parents[2]), "mail/{domain}/{local}", "h").usage(ALICE)
+    counted = MaildirStore(RealDisk(), clock, clock, str(dovecot.home.parents[2]), "mail/{domain}/{local}", "h").usage(
+        ALICE
+    )
     messages = [path for path in dovecot.home.rglob("*") if path.parent.name in ("new", "cur") and path.is_file()]
     assert len(messages) == 6
     assert counted == sum(path.stat().st_size for path in messages)

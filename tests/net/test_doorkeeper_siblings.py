@@ -37,7 +37,7 @@ class Bench:
         return SharedDoorkeeper(
             5000,
             self.per_address,
-            clock=self.clock,
+            steady=self.clock,
             siblings=self.joined.siblings[number],
             mark=f"life {self.lives}",
         )

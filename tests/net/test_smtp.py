@@ -111,6 +111,7 @@ class Bench:
             spool=self.spool,
             accounts=self.accounts,
             clock=self.clock,
+            steady=self.clock,
             history=self.history,
             **changes,
         )

@@ -181,7 +181,9 @@ def pair(tmp_path: Path) -> Pair:
     ("version", "name"), [(SSL.TLS1_2_VERSION, "TLSv1.2"), (SSL.TLS1_3_VERSION, "TLSv1.3")], ids=["1.2", "1.3"]
 )
 def test_a_session_knows_its_version_cipher_and_server_name(pair: Pair, clock: Clock, version: int, name: str) -> None:
-    session = Session(CertificateStore(pair, clock=clock), clock, b"MAIL.example.org", version).shake_hands()
+    session = Session(
+        CertificateStore(pair, clock=clock, steady=clock), clock, b"MAIL.example.org", version
+    ).shake_hands()
     described = session.server.wrappedProtocol.described
     assert described.version == name
     assert described.cipher == session.client.get_cipher_name()
@@ -191,18 +193,18 @@ def test_a_session_knows_its_version_cipher_and_server_name(pair: Pair, clock: C
 
 def test_tls_1_1_is_refused(pair: Pair, clock: Clock) -> None:
     with pytest.raises(SSL.Error, match="protocol version"):
-        Session(CertificateStore(pair, clock=clock), clock, version=SSL.TLS1_1_VERSION).shake_hands()
+        Session(CertificateStore(pair, clock=clock, steady=clock), clock, version=SSL.TLS1_1_VERSION).shake_hands()
 
 
 def test_tls_1_2_is_refused_where_the_postmaster_wants_1_3(pair: Pair, clock: Clock) -> None:
-    store = CertificateStore(pair, clock=clock, minimum="1.3")
+    store = CertificateStore(pair, clock=clock, steady=clock, minimum="1.3")
     with pytest.raises(SSL.Error):
         Session(store, clock, version=SSL.TLS1_2_VERSION).shake_hands()
     Session(store, clock).shake_hands()
 
 
 def test_a_client_may_ask_for_smtp_by_alpn_but_a_browser_is_turned_away(pair: Pair, clock: Clock) -> None:
-    store = CertificateStore(pair, clock=clock)
+    store = CertificateStore(pair, clock=clock, steady=clock)
     session = Session(store, clock, alpn=(b"h2", b"smtp")).shake_hands()
     assert session.client.get_alpn_proto_negotiated() == b"smtp"
     with pytest.raises(SSL.Error):
@@ -211,7 +213,7 @@ def test_a_client_may_ask_for_smtp_by_alpn_but_a_browser_is_turned_away(pair: Pa
 
 @pytest.mark.parametrize("name", [b"a\x1b[2J.example", b"x" * 254, "ü.example".encode(), b"a b"])
 def test_a_server_name_that_is_no_name_is_not_kept(pair: Pair, clock: Clock, name: bytes) -> None:
-    session = Session(CertificateStore(pair, clock=clock), clock, name).shake_hands()
+    session = Session(CertificateStore(pair, clock=clock, steady=clock), clock, name).shake_hands()
     assert session.server.wrappedProtocol.described.server_name is None
 
 
@@ -249,6 +251,7 @@ def test_the_server_name_chooses_the_certificate(
             Site(("*.example.net",), write_pair(tmp_path, "wild.test")),
         ],
         clock=clock,
+        steady=clock,
     )
     assert Session(store, clock, asked).shake_hands().names == [served]
     assert Session(store, clock, asked, SSL.TLS1_2_VERSION).shake_hands().names == [served]
@@ -260,7 +263,7 @@ def test_the_server_name_chooses_the_certificate(
 def test_a_changed_pair_is_served_from_the_next_connection_on_and_no_session_notices(
     tmp_path: Path, pair: Pair, clock: Clock
 ) -> None:
-    store = CertificateStore(pair, clock=clock)
+    store = CertificateStore(pair, clock=clock, steady=clock)
     old = Session(store, clock).shake_hands()
     beginning = Session(store, clock)
     write_pair(tmp_path, "mail.example.org", "new.example.org")
@@ -272,7 +275,7 @@ def test_a_changed_pair_is_served_from_the_next_connection_on_and_no_session_not
 
 
 def test_reload_does_not_wait_for_the_next_check(tmp_path: Path, pair: Pair, clock: Clock) -> None:
-    store = CertificateStore(pair, clock=clock)
+    store = CertificateStore(pair, clock=clock, steady=clock)
     write_pair(tmp_path, "mail.example.org", "new.example.org")
     assert store.reload() == ()
     assert Session(store, clock).shake_hands().names == ["new.example.org"]
@@ -280,7 +283,7 @@ def test_reload_does_not_wait_for_the_next_check(tmp_path: Path, pair: Pair, clo
 
 def test_a_site_is_reloaded_too(tmp_path: Path, pair: Pair, clock: Clock) -> None:
     site = Site(("s.example",), write_pair(tmp_path, "s", "s.example"))
-    store = CertificateStore(pair, [site], clock=clock)
+    store = CertificateStore(pair, [site], clock=clock, steady=clock)
     write_pair(tmp_path, "s", "s2.example")
     store.reload()
     assert Session(store, clock, b"s.example").shake_hands().names == ["s2.example"]
@@ -290,7 +293,7 @@ def test_a_broken_new_pair_keeps_the_old_one_serving_and_is_told_once(
     tmp_path: Path, pair: Pair, clock: Clock, told: Told
 ) -> None:
     site = Site(("s.example",), write_pair(tmp_path, "s", "s.example"))
-    store = CertificateStore(pair, [site], clock=clock, log=told.log)
+    store = CertificateStore(pair, [site], clock=clock, steady=clock, log=told.log)
     Path(pair.certificate).write_bytes(b"-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
     write_pair(tmp_path, "s", "s2.example")
     for _ in range(3):
@@ -308,7 +311,7 @@ def test_a_broken_new_pair_keeps_the_old_one_serving_and_is_told_once(
 
 @pytest.mark.parametrize("broken", ["certificate", "key"])
 def test_a_vanished_file_keeps_the_old_pair_serving(pair: Pair, clock: Clock, told: Told, broken: str) -> None:
-    store = CertificateStore(pair, clock=clock, log=told.log)
+    store = CertificateStore(pair, clock=clock, steady=clock, log=told.log)
     os.unlink(getattr(pair, broken))
     (problem,) = store.reload()
     assert problem == f"{getattr(pair, broken)}: cannot be read: no such file or directory"
@@ -318,7 +321,7 @@ def test_a_vanished_file_keeps_the_old_pair_serving(pair: Pair, clock: Clock, to
 def test_a_certificate_that_came_before_its_key_is_taken_once_the_key_has_come(
     tmp_path: Path, pair: Pair, clock: Clock
 ) -> None:
-    store = CertificateStore(pair, clock=clock)
+    store = CertificateStore(pair, clock=clock, steady=clock)
     new = write_pair(tmp_path, "new", "new.example.org")
     os.replace(new.certificate, pair.certificate)
     clock.advance(tls.CHECK_SECONDS)
@@ -328,11 +331,15 @@ def test_a_certificate_that_came_before_its_key_is_taken_once_the_key_has_come(
     assert Session(store, clock).shake_hands().names == ["new.example.org"]
 
 
-def test_a_clock_that_was_set_back_does_not_stop_the_checks(tmp_path: Path, pair: Pair, clock: Clock) -> None:
-    store = CertificateStore(pair, clock=clock)
+def test_looks_are_apart_in_steady_time_whatever_the_clock_is_set_to(tmp_path: Path, pair: Pair, clock: Clock) -> None:
+    steady = Clock()
+    store = CertificateStore(pair, clock=clock, steady=steady)
     write_pair(tmp_path, "mail.example.org", "new.example.org")
-    clock.rightNow -= 86400
-    assert Session(store, clock).shake_hands().names == ["new.example.org"]
+    for seconds in (86400.0, -2 * 86400.0):
+        clock.rightNow += seconds
+        assert Session(store, steady).shake_hands().names == ["mail.example.org"]
+    steady.advance(tls.CHECK_SECONDS)
+    assert Session(store, steady).shake_hands().names == ["new.example.org"]
 
 
 # --- resumption ------------------------------------------------------------------------------------------------------
@@ -343,7 +350,9 @@ def test_a_clock_that_was_set_back_does_not_stop_the_checks(tmp_path: Path, pair
 def test_a_session_resumes_by_ticket_until_the_ticket_keys_are_renewed(
     tmp_path: Path, pair: Pair, clock: Clock, version: int, name: bytes | None
 ) -> None:
-    store = CertificateStore(pair, [Site(("s.example",), write_pair(tmp_path, "s", "s.example"))], clock=clock)
+    store = CertificateStore(
+        pair, [Site(("s.example",), write_pair(tmp_path, "s", "s.example"))], clock=clock, steady=clock
+    )
     ticket = Session(store, clock, name, version).shake_hands().resumable()
     again = Session(store, clock, name, version, session=ticket).shake_hands()
     assert resumed(again)
@@ -363,7 +372,7 @@ def resumed(session: Session) -> bool:
 
 
 def test_both_ends_export_the_same_binding_under_tls_1_3_and_each_session_another(pair: Pair, clock: Clock) -> None:
-    store = CertificateStore(pair, clock=clock)
+    store = CertificateStore(pair, clock=clock, steady=clock)
     sessions = [Session(store, clock).shake_hands() for _ in range(2)]
     values = []
     for session in sessions:
@@ -375,7 +384,7 @@ def test_both_ends_export_the_same_binding_under_tls_1_3_and_each_session_anothe
 
 
 def test_a_resumed_session_has_an_exporter_of_its_own(pair: Pair, clock: Clock) -> None:
-    store = CertificateStore(pair, clock=clock)
+    store = CertificateStore(pair, clock=clock, steady=clock)
     first = Session(store, clock).shake_hands()
     second = Session(store, clock, session=first.resumable()).shake_hands()
     assert resumed(second)
@@ -385,7 +394,9 @@ def test_a_resumed_session_has_an_exporter_of_its_own(pair: Pair, clock: Clock) 
 
 
 def test_tls_1_2_offers_the_end_point_binding_alone(pair: Pair, clock: Clock) -> None:
-    session = Session(CertificateStore(pair, clock=clock), clock, version=SSL.TLS1_2_VERSION).shake_hands()
+    session = Session(
+        CertificateStore(pair, clock=clock, steady=clock), clock, version=SSL.TLS1_2_VERSION
+    ).shake_hands()
     expected = session.certificate.fingerprint(hashes.SHA256())
     assert session.server.wrappedProtocol.bindings == {"tls-server-end-point": expected}
 
@@ -393,7 +404,9 @@ def test_tls_1_2_offers_the_end_point_binding_alone(pair: Pair, clock: Clock) ->
 def test_the_end_point_binding_is_that_of_the_certificate_that_was_chosen(
     tmp_path: Path, pair: Pair, clock: Clock
 ) -> None:
-    store = CertificateStore(pair, [Site(("s.example",), write_pair(tmp_path, "s", "s.example"))], clock=clock)
+    store = CertificateStore(
+        pair, [Site(("s.example",), write_pair(tmp_path, "s", "s.example"))], clock=clock, steady=clock
+    )
     session = Session(store, clock, b"s.example").shake_hands()
     expected = session.certificate.fingerprint(hashes.SHA256())
     assert session.server.wrappedProtocol.bindings["tls-server-end-point"] == expected
@@ -435,7 +448,7 @@ def test_a_signature_without_a_hash_has_no_end_point_binding() -> None:
 
 def refusal(pair: Pair, clock: Clock) -> str:
     with pytest.raises(CertificateError) as caught:
-        CertificateStore(pair, clock=clock)
+        CertificateStore(pair, clock=clock, steady=clock)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -499,7 +512,7 @@ def test_a_key_that_openssl_finds_too_weak_is_refused(tmp_path: Path, clock: Clo
 def test_every_broken_pair_is_reported_at_once(tmp_path: Path, pair: Pair, clock: Clock) -> None:
     site = Site(("a.example",), Pair(tmp_path / "a", tmp_path / "a"))
     with pytest.raises(CertificateError) as caught:
-        CertificateStore(Pair(tmp_path / "b", pair.key), [site], clock=clock)
+        CertificateStore(Pair(tmp_path / "b", pair.key), [site], clock=clock, steady=clock)
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -507,14 +520,24 @@ def test_certificate_and_key_may_be_one_file_in_any_order(tmp_path: Path, pair: 
     parts = [Path(pair.certificate).read_bytes(), Path(pair.key).read_bytes()]
     for name, octets in (("ck", parts[0] + parts[1]), ("kc", parts[1] + parts[0])):
         write_key(tmp_path / name, octets)
-        Session(CertificateStore(Pair(tmp_path / name, tmp_path / name), clock=clock), clock).shake_hands()
+        Session(
+            CertificateStore(Pair(tmp_path / name, tmp_path / name), clock=clock, steady=clock), clock
+        ).shake_hands()
 
 
 # --- warnings --------------------------------------------------------------------------------------------------------
 
 
+def test_the_end_of_a_certificate_is_told_by_a_machine_that_has_just_begun(
+    tmp_path: Path, clock: Clock, told: Told
+) -> None:
+    """Steady time begins anywhere, and may be earlier than a day."""
+    CertificateStore(write_pair(tmp_path, "m", days=2), clock=clock, steady=Clock(), log=told.log)
+    assert [line.startswith(f"warn: certificate {tmp_path}/m.crt expires in ") for line in told.lines] == [True]
+
+
 def test_the_end_of_a_certificate_is_told_two_weeks_before_and_daily(tmp_path: Path, clock: Clock, told: Told) -> None:
-    store = CertificateStore(write_pair(tmp_path, "m", days=20), clock=clock, log=told.log)
+    store = CertificateStore(write_pair(tmp_path, "m", days=20), clock=clock, steady=clock, log=told.log)
     assert told.lines == []
     clock.advance(7 * 86400)
     store.check_changed()
@@ -529,7 +552,7 @@ def test_the_end_of_a_certificate_is_told_two_weeks_before_and_daily(tmp_path: P
 def test_an_expired_certificate_is_served_with_an_error(tmp_path: Path, clock: Clock, told: Told) -> None:
     pair = write_pair(tmp_path, "m", days=1)
     clock.advance(2 * 86400)
-    store = CertificateStore(pair, clock=clock, log=told.log)
+    store = CertificateStore(pair, clock=clock, steady=clock, log=told.log)
     assert len(told.lines) == 1
     assert told.lines[0].startswith(f"error: certificate {tmp_path}/m.crt expired on ")
     Session(store, clock).shake_hands()
@@ -537,7 +560,7 @@ def test_an_expired_certificate_is_served_with_an_error(tmp_path: Path, clock: C
 
 def test_a_key_that_everybody_can_read_is_told(pair: Pair, clock: Clock, told: Told) -> None:
     os.chmod(pair.key, 0o644)
-    CertificateStore(pair, clock=clock, log=told.log)
+    CertificateStore(pair, clock=clock, steady=clock, log=told.log)
     assert told.lines == [f"warn: the private key {pair.key} can be read by every user of this host"]
 
 
@@ -551,7 +574,7 @@ def test_a_self_signed_pair_is_made_once_and_serves(tmp_path: Path, clock: Clock
     assert os.stat(pair.key).st_mode & 0o777 == 0o600
     assert b"PRIVATE" not in (folder / "self-signed.crt").read_bytes()
     assert sorted(os.listdir(folder)) == ["self-signed.crt", "self-signed.pem"]
-    session = Session(CertificateStore(pair, clock=clock), clock).shake_hands()
+    session = Session(CertificateStore(pair, clock=clock, steady=clock), clock).shake_hands()
     assert session.names == ["mail.example.test"]
     assert isinstance(session.certificate.public_key(), ec.EllipticCurvePublicKey)
     self_signed.ensure(folder, "mail.example.test", NOW + 86400, log=told.log)
@@ -568,7 +591,7 @@ def test_a_self_signed_pair_can_be_verified_by_those_who_were_given_it(
     trusting = ssl.create_default_context(cafile=str(tmp_path / "self-signed.crt"))
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = trusting.wrap_bio(incoming, outgoing, server_hostname="mail.example.test")
-    session = Session(CertificateStore(pair, clock=clock), clock)
+    session = Session(CertificateStore(pair, clock=clock, steady=clock), clock)
     for _ in range(3):
         try:
             client.do_handshake()
@@ -632,7 +655,7 @@ class StartTls(TestCase):
         self.addCleanup(temporary.cleanup)
         folder = Path(temporary.name)
         site = Site(("s.example",), write_pair(folder, "s", "s.example"))
-        store = CertificateStore(write_pair(folder, "m"), [site], clock=reactor)  # type: ignore[arg-type]
+        store = CertificateStore(write_pair(folder, "m"), [site], clock=reactor, steady=reactor)  # type: ignore[arg-type]
         built: list[Upgrading] = []
 
         def build(_: Any) -> Upgrading:

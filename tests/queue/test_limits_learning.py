@@ -88,7 +88,7 @@ def test_a_route_has_its_own_ceiling() -> None:
 def test_a_rate_is_kept(per_minute: int, in_ten_seconds: int) -> None:
     clock = Clock()
     clock.advance(1_000_000)
-    limits = Limits(clock=clock, waiting_max=1000)
+    limits = Limits(steady=clock, waiting_max=1000)
     pace = Pace(messages_per_minute=per_minute)
     begun: list[float] = []
 
@@ -112,16 +112,6 @@ def test_a_rate_is_kept(per_minute: int, in_ten_seconds: int) -> None:
     assert len(begun) == 500
     assert not limits._waiting
     assert not clock.getDelayedCalls()
-
-
-def test_a_clock_that_is_set_back_stops_nobody() -> None:
-    clock = Clock()
-    clock.advance(1_000_000)
-    limits = Limits(clock=clock, messages_per_minute=60)
-    assert limits.enter(THERE)
-    limits.leave(THERE)
-    clock.rightNow -= 500_000
-    assert limits.enter(THERE)
 
 
 def test_what_was_learnt_is_bounded() -> None:
@@ -171,15 +161,6 @@ def test_a_probe_of_which_nothing_is_heard_is_followed_by_another() -> None:
         clock.advance(PROBE_SECONDS_MIN * 1.1)
         assert unreachable.reason(THERE) is None
         assert unreachable.reason(THERE) == REASON
-
-
-def test_a_clock_that_is_set_back_keeps_nobody_dead() -> None:
-    clock = Clock()
-    clock.advance(1_000_000)
-    unreachable = Unreachable(clock, random.Random(1))
-    unreachable.not_reached(THERE, REASON)
-    clock.rightNow -= 500_000
-    assert unreachable.reason(THERE) is None
 
 
 def test_so_many_are_remembered() -> None:

@@ -401,7 +401,7 @@ def test_so_many_messages_are_under_way_and_no_more(bench: Bench) -> None:
 
 
 def test_a_slow_destination_delays_no_other(bench: Bench) -> None:
-    bench.make(limits=Limits(per_destination_max=2, waiting_max=3, clock=bench.clock))
+    bench.make(limits=Limits(per_destination_max=2, waiting_max=3, steady=bench.clock))
     bench.remote.gate = defer.Deferred()
     bench.runner.start()
     slow = [bench.commit(at("bob", "slow.example")) for _ in range(100)]

@@ -73,6 +73,7 @@ def test_every_message_is_delivered_once_across_a_restart(tmp_path: Path) -> Non
         spool = SqliteSpool(
             str(tmp_path / "spool"),
             clock,
+            clock,
             RealDisk(),
             AtOnce(),
             chance,

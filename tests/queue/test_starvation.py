@@ -60,7 +60,7 @@ class Bench:
         chance = random.Random(1)
         self.spool = MemorySpool(self.network, chance)
         self.history = History()
-        limits = Limits(clock=self.network)
+        limits = Limits(steady=self.network)
         outside = Outside("us.example", self.network, Executor(), self.history, chance, ClientTls(), limits)
         self.deliverer = SmtpDeliverer(outside)
         self.live = RemoteMta(self.network, f"mx.{LIVE}")

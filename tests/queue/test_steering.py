@@ -42,7 +42,7 @@ class Bench:
         self.cannot_tell = False
         self.in_queue_when_told: list[bool] = []
         self.tried_again = 0
-        self.steering = Steering(self.spool, self.clock, self.history, self.tell, self.try_again)
+        self.steering = Steering(self.spool, self.clock, self.clock, self.history, self.tell, self.try_again)
         Deferred.fromCoroutine(self.spool.open())
 
     def try_again(self) -> None:

@@ -66,7 +66,7 @@ def test_everybody_is_served_exactly_once(waiting: list[tuple[str, bool]], chanc
 
 def test_who_finds_the_line_full_comes_back_at_the_pace_of_the_destination() -> None:
     clock = Clock()
-    limits = Limits(per_destination_max=10, waiting_max=0, clock=clock, per_destination_first=10)
+    limits = Limits(per_destination_max=10, waiting_max=0, steady=clock, per_destination_first=10)
     for _ in range(40):  # ten a second, for four seconds
         assert limits.enter("a")
         clock.advance(0.1)

@@ -64,6 +64,7 @@ class Desk:
             spool=self.spool,
             accounts=self.accounts,
             clock=self.clock,
+            steady=self.clock,
             history=self.history,
             logins=Logins(self.accounts, self.throttle, self.history, random.Random(2), tries_max),
             submits=role == "msa",

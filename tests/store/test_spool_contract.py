@@ -96,7 +96,14 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         if request.param == "simulated":
             return SimulatedSpool(clock, chance, shelf, horizon_seconds=3600.0)
         return SqliteSpool(
-            str(tmp_path / "spool"), clock, RealDisk(), AtOnce(), chance, reserve_octets=0, horizon_seconds=3600.0
+            str(tmp_path / "spool"),
+            clock,
+            clock,
+            RealDisk(),
+            AtOnce(),
+            chance,
+            reserve_octets=0,
+            horizon_seconds=3600.0,
         )
 
     one = Bench(clock, make)

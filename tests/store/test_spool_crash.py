@@ -25,7 +25,7 @@ from mailhub.store.spool import SqliteSpool
 from mailhub.testing.threads import AtOnce
 
 chance = random.Random(int(sys.argv[2]))
-spool = SqliteSpool(sys.argv[1], reactor, RealDisk(), AtOnce(), random.SystemRandom(), reserve_octets=0)
+spool = SqliteSpool(sys.argv[1], reactor, reactor, RealDisk(), AtOnce(), random.SystemRandom(), reserve_octets=0)
 bob = Address("bob", "example.test")
 
 def say(*words):
@@ -68,7 +68,7 @@ def digest(content: IContent) -> str:
 
 def in_queue(directory: Path) -> dict[str, str]:
     clock = ThreadedClock(time.time() + 60)
-    spool = SqliteSpool(str(directory), clock, RealDisk(), AtOnce(), random.Random(1), reserve_octets=0)
+    spool = SqliteSpool(str(directory), clock, clock, RealDisk(), AtOnce(), random.Random(1), reserve_octets=0)
     clock.run_until(spool.open())
     found: dict[str, str] = {}
     while claims := clock.run_until(spool.claim(clock.seconds(), 100)):

@@ -78,7 +78,7 @@ class Bench:
     def make(self, **more: object) -> SqliteSpool:
         log = Logger(observer=lambda event: self.said.append(str(event.get("text", event["log_format"]))))
         options = {"reserve_octets": 0, "log": log, "vfs": self.vfs.name} | more
-        return SqliteSpool(str(self.directory), self.clock, self.disk, AtOnce(), self.chance, **options)  # type: ignore[arg-type]
+        return SqliteSpool(str(self.directory), self.clock, self.clock, self.disk, AtOnce(), self.chance, **options)  # type: ignore[arg-type]
 
     def open(self) -> None:
         self.clock.run_until(self.spool.open())

@@ -158,12 +158,14 @@ def _run(site: Config, case: Case, offline: bool) -> Simulation:
     from twisted.python.failure import Failure
 
     from mailhub.app.simulation import simulate
+    from mailhub.app.time_of_day import TimeOfDay, make_steady
 
     loop: Any = reactor
+    make_steady(loop)
     found: list[Simulation | Failure] = []
 
     def begin() -> None:
-        done = Deferred.fromCoroutine(simulate(site, case, loop, offline=offline))
+        done = Deferred.fromCoroutine(simulate(site, case, TimeOfDay(loop), loop, offline=offline))
         done.addBoth(found.append)
         done.addBoth(lambda _: loop.stop())
 

@@ -51,7 +51,7 @@ def _desk() -> ControlService:
     draft = spool.draft()
     draft.write(b"Subject: x\r\n\r\nbody\r\n")
     answer(draft.commit(Envelope(draft.queue_id, _ALICE, (Recipient(_BOB, _BOB),), clock.seconds())))
-    steering = Steering(spool, clock, _Nobody(), _Nobody().tell)  # type: ignore[arg-type]
+    steering = Steering(spool, clock, clock, _Nobody(), _Nobody().tell)  # type: ignore[arg-type]
     return ControlService(Path("control"), clock, QueueDesk(spool, steering, AtOnce()).answers)
 
 
