@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mailhub.app.clock_steps import LOOK_SECONDS
 from tests.crash.ledger import Findings, Ledger
 from tests.crash.traffic import Connection, Traffic
 from tests.crash.victim import MAILBOXES, Victim, until
@@ -20,8 +19,6 @@ LIBRARIES = "/usr/lib"
 LATE = "late@example.test"
 BACK = "-9d"
 JUMPS = ("+3d", "-3d", "+1h", "-1h", "+0", "+30d", "+0")
-#: Between two jumps, so that the hub sees each of them alone.
-APART_SECONDS = 2 * LOOK_SECONDS
 #: Load before each jump, and the longest wait for the next message behind it.
 LOAD_SECONDS = 0.5
 RECOVERY_SECONDS_MAX = 20.0
@@ -79,7 +76,6 @@ def jumps(place: Path, offsets: tuple[str, ...] = JUMPS) -> Jumped:
                 began_at = time.monotonic()
                 until(lambda: passes(victim, ledger), RECOVERY_SECONDS_MAX)
                 found.passed_seconds.append(round(time.monotonic() - began_at, 2))
-                time.sleep(APART_SECONDS)
         victim.settle()
         with contextlib.closing(Connection(victim.port)) as connection:
             message = ledger.next((LATE,), SIZE)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from itertools import pairwise
+from random import Random
 
 import pytest
+from twisted.internet.protocol import ClientFactory, Protocol
 
 from mailhub.model import reply
+from mailhub.store.queue_id import QueueIds
 from mailhub.testing.client import Mail
 from mailhub.testing.internet import Weather
 from mailhub.testing.oracle import Oracle
+from mailhub.testing.remote_mta import SILENCE, Pause
 from mailhub.testing.simulated_hub import CONFIGURATION
 from mailhub.testing.world import DAY, HOUR, MINUTE, World
 
@@ -18,6 +24,8 @@ ALIASES = "postmaster: alice\nfriends: joe@far.example\n"
 SECOND = "second.test"
 WAITS = [300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0, 14400.0]
 JITTER = 0.1
+#: What SRS writes for 15 June 2025, when a World begins.
+DAY_OF_SRS = "Y6"
 
 
 def mail(number: int = 0, sender: str = "alice@example.test", *recipients: str) -> Mail:
@@ -173,8 +181,6 @@ def test_a_clock_that_jumps_makes_no_wait_longer_than_the_longest(seconds: float
         (hub,) = world.hubs.values()
         world.run(2 * HOUR)
         world.jump(seconds)
-        hub.kill()  # a process whose timers hang on the old time is started again
-        hub.start()
         jumped_at = world.now
         world.run(WAITS[-1] * (1 + JITTER) + abs(min(0.0, max(seconds, -DAY))) + MINUTE)
         after = [event[0] for event in hub.events if event[1] == "attempted" and event[0] >= jumped_at]
@@ -185,7 +191,7 @@ def test_a_clock_that_jumps_makes_no_wait_longer_than_the_longest(seconds: float
 
 @pytest.mark.parametrize("seconds", [-3 * HOUR, -20 * HOUR, -3 * DAY])
 def test_a_clock_that_is_set_back_stops_nobody(seconds: float) -> None:
-    """Without a restart: Twisted's timers wait for a time of day, and would stand still for as long."""
+    """Without a restart: what is due is due at a time of day, and what is far beyond all schedules is due now."""
     with deferring() as world:
         (hub,) = world.hubs.values()
         world.run(2 * HOUR)
@@ -196,6 +202,93 @@ def test_a_clock_that_is_set_back_stops_nobody(seconds: float) -> None:
         # What is due beyond the horizon is due now; what is due within it is due then; the runner looks every 600 s.
         longest = max(0.0, due - jumped_at) if due - jumped_at <= DAY else 0.0
         world.run_until(lambda: len(attempts_of(world)) > tried, longest + 2 * 600)
+
+
+class Mute(Protocol):
+    """Connects, and says nothing."""
+
+
+class Mutes(ClientFactory):
+    noisy = False
+    protocol = Mute
+
+
+@pytest.mark.parametrize("seconds", [5 * HOUR, -5 * HOUR, 400 * DAY])
+def test_a_clock_that_is_set_forth_and_back_is_noticed_by_nobody(seconds: float) -> None:
+    """Each time-out comes when it would have come: a client's, that of a host that is slow, and of one that is kept."""
+
+    def told(jumps: bool) -> tuple[list[tuple[float, str]], list[int]]:
+        with World(9) as world:
+            happened: list[tuple[float, str]] = []
+            world.observers.append(lambda _, event: happened.append((world.internet.rightNow, event[1])))
+            hub = world.hub(aliases=f"{ALIASES}kept: ann@kept.example\n")
+            far, kept = world.remote_mta("far.example"), world.remote_mta("kept.example")
+            far.at("mail", Pause(200.0), times=1)
+            far.at("rcpt", SILENCE, times=1)
+            connections: list[int] = []
+
+            def pass_by(moments: int) -> None:
+                for _ in range(moments):
+                    world.run(1.0)
+                    connections.append(hub.connections)
+
+            world.send(mail())
+            world.internet.host("198.51.100.8").connectTCP(hub.address, 25, Mutes())
+            pass_by(240)
+            world.send(mail(1, "", "kept@example.test"))
+            world.run_until(lambda: bool(kept.messages), MINUTE)
+            if jumps:
+                world.jump(seconds)
+            pass_by(150)
+            if jumps:
+                world.jump(-seconds)
+            pass_by(2000)
+            assert not hub.queued()
+            assert connections[-1] == 0
+            return happened, connections
+
+    events, connections = told(False)
+    assert len(set(connections)) > 3
+    assert told(True) == (events, connections)
+
+
+def test_the_two_times_are_never_taken_for_each_other() -> None:
+    """Steady time begins in 1970, and so would every date that is made of it."""
+    with World(10) as world:
+        begins_at = int(world.now)
+        hub = world.hub(aliases=ALIASES, configuration=CONFIGURATION + '[[mta.policy]]\nuse = "rate"\n')
+        far, near = world.remote_mta("far.example"), world.remote_mta("client.example")
+        far.at("rcpt", reply(450, "4.2.0", "Later"), times=1)
+        far.at("content", reply(554, "5.7.1", "No"), times=1)
+        disk, tmp = hub.disk.mount(), f"{hub.config.data}/mail/example.test/alice/Maildir/tmp"
+        disk.make_directory(tmp)
+        for name in (f"{begins_at - 40 * 3600}.Qold.host", f"{begins_at - 60}.Qyoung.host"):
+            disk.create(f"{tmp}/{name}").close()
+        for number in range(3):
+            to = ("alice@example.test", "friends@example.test")
+            world.later(number * HOUR, world.send, mail(number, "bob@client.example", *to))
+        world.run(5 * HOUR)
+        assert not hub.queued()
+        assert len(hub.told("notified")) == len(near.messages) == 1
+        assert [name.split(".")[1] for name in disk.list(tmp)] == ["Qyoung"]
+        dates = [event[0] for event in hub.events]
+        dates += [float(told.facts["next_attempt_at"]) for told in hub.told("deferred")]
+        dates += [expires_at - HOUR for _, expires_at in hub.kept.values()]
+        dates += [int(event[2].split("-")[1], 16) for event in hub.events if event[2]]
+        messages = hub.mailbox("alice@example.test")
+        names = [path.rpartition("/")[2] for path in hub.disk.files(f"{hub.config.data}/mail") if "/new/" in path]
+        dates += [int(name.partition(".")[0]) for name in names]
+        assert (len(messages), len(names), len(far.messages)) == (3, 3, 2)
+        messages += [message.content for message in (*far.messages, *near.messages)]
+        written = [text for message in messages for text in re.findall(rb"(?:;\s+|\nDate: )(\w{3}, .*)\r\n", message)]
+        assert len(written) == len(messages) + 1  # a notification has the fields of its message in it
+        dates += [parsedate_to_datetime(text.decode()).timestamp() for text in written]
+        assert [date for date in dates if not begins_at - HOUR <= date <= world.now] == []
+        assert len(hub.kept) > 0
+        ids = QueueIds(Random(1))
+        first, last = ids.make(begins_at), ids.make(world.now)
+        assert [event[3] for event in hub.events if event[3] and not first < event[3] < last] == []
+        assert {str(message.reverse_path).split("=")[2] for message in far.messages} == {DAY_OF_SRS}
 
 
 def test_what_happens_can_be_replayed() -> None:
