@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from mailhub.app.ground import Ground
 from mailhub.app.launcher import Launcher
 from mailhub.app.siblings import Siblings, attach
+from mailhub.app.sign_of_life import beat
 from mailhub.app.tree import Hub
 from mailhub.app.waiting import waiting
 from mailhub.app.worker_brief import FROM_SIBLINGS, STATUS, TO_SIBLINGS, Brief
@@ -63,6 +64,7 @@ def make(brief: Brief, twistd: Any, reactor: Any, environ: Mapping[str, str]) ->
         brief.inherited,
     )
     attach(siblings, FROM_SIBLINGS, TO_SIBLINGS, reactor, lost=lambda: _deserted(hub, reactor))
+    beat(siblings, reactor)
     reactor.callWhenRunning(_stop_once, reactor)
     if brief.is_retired:
         Retirement(hub.house.spool, reactor, hub.config.spool_directory).setServiceParent(hub)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The worker processes of a hub: started, told of one another, started again when one dies, and stopped.
+"""The worker processes of a hub: started, told of one another, started again when one dies or hangs, and stopped.
 
 A worker that dies takes nothing along that was acknowledged: its queue is on the disk, and goes on with the next
 process of its number.  The ports stay open meanwhile, since they are ours.
@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailhub.app.siblings import Exchange
+from mailhub.app.sign_of_life import LifeWatch
 from mailhub.app.worker_brief import BRIEF, FIRST_SOCKET, FROM_SIBLINGS, STATUS, TO_SIBLINGS, Brief, WorkerError
 
 #: A worker that dies is started again at once if it has served for so long; else after a wait, which doubles.
@@ -110,6 +111,7 @@ class WorkerProcess(ProcessProtocol):
         self._ended: Deferred[None] | None = None
         self._is_stopping = False
         self._lost_starts = 0
+        self._life = LifeWatch(workers.reactor, self._hangs)
 
     @property
     def number(self) -> int:
@@ -150,6 +152,7 @@ class WorkerProcess(ProcessProtocol):
 
     def childDataReceived(self, descriptor: int, data: bytes) -> None:
         if descriptor == TO_SIBLINGS:
+            self._life.heard()
             self._workers.exchange.received(self.number, data)
         elif descriptor == STATUS:
             self._word = (self._word + data)[:WORD_OCTETS_MAX]
@@ -158,6 +161,8 @@ class WorkerProcess(ProcessProtocol):
 
     def _serves(self) -> None:
         self._serves_since = self._reactor.seconds()
+        if not self._is_stopping:
+            self._life.begin()
         serving, self._serving = self._serving, None
         if serving is not None:
             serving.callback(None)
@@ -166,7 +171,12 @@ class WorkerProcess(ProcessProtocol):
 
     # --- its end -----------------------------------------------------------------------------------------------
 
+    def _hangs(self) -> None:
+        self.log.error("worker {worker} (process {pid}) hangs, and is killed", worker=self.number, pid=self.pid)
+        self.signal("KILL")
+
     def processEnded(self, reason: Failure) -> None:
+        self._life.end()
         self._workers.exchange.leave(self.number)
         pid, self.pid = self.pid, None
         if self._kill is not None:
@@ -215,6 +225,7 @@ class WorkerProcess(ProcessProtocol):
     def stop(self, seconds_max: float) -> Deferred[None]:
         """Have it end.  Fires when it has; after `seconds_max` it is killed."""
         self._is_stopping = True
+        self._life.end()
         if self._again is not None:
             self._again.cancel()
             self._again = None

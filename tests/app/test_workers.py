@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from mailhub.app.config import Config, load
+from mailhub.app.sign_of_life import BEAT_SECONDS, LOOK_SECONDS, SILENT_LOOKS_MAX
 from mailhub.app.worker import ALONE, Worker, directories, history_files
 from mailhub.app.worker_brief import STATUS, Brief, WorkerError
 from mailhub.app.worker_process import set_aside
@@ -187,6 +189,21 @@ def test_a_worker_that_is_killed_is_started_again_and_loses_nothing(begin: Calla
                 for event in hub.log()[hub.log().index(next(e for e in hub.log() if e.get("pid") == after[2])) :]
             )
         )
+
+
+@pytest.mark.heavy  # it is given a minute
+def test_a_worker_that_hangs_is_killed_and_started_again(begin: Callable[..., HubProcess]) -> None:
+    hub = begin()
+    before = pids(hub)
+    os.kill(before[2], signal.SIGSTOP)
+    begun_at = time.monotonic()
+    send(hub.ports["mta"])  # the others go on meanwhile
+    until(lambda: len(hub.messages("alice@example.test")) == 1)
+    until(lambda: told(hub, rf"worker 2 \(process {before[2]}\) hangs, and is killed"), 120)
+    assert time.monotonic() - begun_at > LOOK_SECONDS * SILENT_LOOKS_MAX - BEAT_SECONDS
+    until(lambda: pids(hub)[2] != before[2])
+    assert pids(hub)[1] == before[1]
+    assert len(told(hub, "hangs, and is killed")) == 1  # the other had nothing to tell in that time, and yet was heard
 
 
 def test_a_client_waits_while_nobody_is_there_and_is_served_then(begin: Callable[..., HubProcess]) -> None:
