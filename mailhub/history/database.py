@@ -173,8 +173,7 @@ class HistoryDatabase:
 
         The page that is still open is left alone unless it `is_open_due`: a busy hub fills it before long.
         """
-        if is_open_due:
-            self._stored_at = now
+        self._stored_at = now
         if self.is_stored:
             return
         try:

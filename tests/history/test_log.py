@@ -356,20 +356,51 @@ def test_batches_are_written_one_after_the_other_and_in_order(tmp_path: Path) ->
 def test_a_disk_that_hangs_costs_bounded_memory_and_the_loss_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_EVENTS_MAX", 600)
+    monkeypatch.setattr(module, "WAITING_EVENTS_MAX", 3000)
     slow = Slow()
     desk = Desk(tmp_path / "h", slow)
-    for number in range(2000):
+    for number in range(BATCH_EVENTS + 3400):
         desk.history.record("n", number=number)
-    assert len(desk.history._waiting) == 600
-    assert desk.history.dropped == 2000 - BATCH_EVENTS - 600
+    assert len(desk.history._waiting) == 3000
+    assert desk.history.dropped == 400
     slow.do_one()
     slow.do_one()
     assert not slow.work
     events = desk.events()
-    assert events[BATCH_EVENTS] == {"at": NOON, "kind": "history_gap", "events": 2000 - BATCH_EVENTS - 600}
-    assert len(events) == BATCH_EVENTS + 1 + 600
+    assert events[BATCH_EVENTS] == {"at": NOON, "kind": "history_gap", "events": 400}
+    assert len(events) == BATCH_EVENTS + 1 + 3000
     assert desk.history.dropped == 0
+
+
+def test_a_busy_hub_makes_large_batches_and_a_quiet_one_tells_soon(tmp_path: Path) -> None:
+    slow = Slow()
+    desk = Desk(tmp_path / "h", slow)
+
+    def waits() -> float:
+        """How long the first event waits until it is written."""
+        begun_at = desk.clock.seconds()
+        if not slow.work:
+            (timer,) = desk.clock.getDelayedCalls()
+            desk.clock.advance(timer.getTime() - begun_at)
+        slow.do_one()
+        return desk.clock.seconds() - begun_at
+
+    def record(count: int) -> None:
+        for number in range(count):
+            desk.history.record("n", number=number)
+
+    record(1)
+    assert waits() == pytest.approx(module.FLUSH_SECONDS)
+    record(module.BUSY_EVENTS)
+    assert waits() == pytest.approx(module.FLUSH_SECONDS)
+    record(1)
+    assert waits() == pytest.approx(module.BUSY_FLUSH_SECONDS)
+    record(BATCH_EVENTS)
+    assert waits() == 0.0
+    record(1)
+    waits()
+    record(1)
+    assert waits() == pytest.approx(module.FLUSH_SECONDS)
 
 
 def test_the_end_writes_what_waits(desk: Desk) -> None:
