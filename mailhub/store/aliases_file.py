@@ -216,7 +216,7 @@ def add(octets: bytes, name: str, targets: Sequence[str]) -> bytes:
         new = [target for target in targets if _comparable(target) not in there]
         if not new:
             raise EditRefused(f"alias {name} has these targets already")
-        if b"".join(span).count(b'"') % 2:
+        if _joined(span).count(b'"') % 2:
             raise EditRefused(f"alias {name} in line {start} has a quote that is never closed; correct it by hand")
         lines = octets.split(b"\n")
         last = start + len(span) - 2  # the spans end with a line of the entry's own

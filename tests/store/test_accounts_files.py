@@ -450,6 +450,7 @@ def test_targets_are_added_behind_those_that_are_there() -> None:
         (b"team::\n", b"team::, dave\n"),
         (b"team:\n", b"team: dave\n"),
         ("team\u2028: a\n".encode(), "team\u2028: a, dave\n".encode()),  # a blank of Unicode is one, too
+        (b'team: a,\n# 12" each\n b\n', b'team: a,\n# 12" each\n b, dave\n'),  # a quote in a comment is none
     ],
 )
 def test_targets_are_added_to_the_entry_that_is_used(octets: bytes, extended: bytes) -> None:
@@ -460,6 +461,12 @@ def test_targets_are_added_to_the_entry_that_is_used(octets: bytes, extended: by
     assert aliases(added).aliases[name].targets == (*used, Address("dave", "example.test"))
     gone = aliases(aliases_file.remove(added, "team", ["dave"]))
     assert (gone.aliases[name].targets if name in gone.aliases else ()) == used
+
+
+@pytest.mark.parametrize("octets", [b'team: "a\n', b'team: "a\n# not closed here"\n b\n'])
+def test_nothing_is_added_behind_a_quote_that_is_never_closed(octets: bytes) -> None:
+    with pytest.raises(EditRefused, match="never closed"):
+        aliases_file.add(octets, "team", ["dave"])
 
 
 def test_targets_and_aliases_are_removed() -> None:
