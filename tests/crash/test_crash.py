@@ -73,6 +73,13 @@ def finds(found: dict[str, Any]) -> bool:
     return bool(failed) or found["lost"] + found["damaged"] > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_system_that_shuts_down_is_not_believed(kind: str) -> None:
+    """As one does whose disk fails, while we live on."""
+    said = found_by(SECONDS_MAX, "tests.crash.failing_disk", kind)
+    assert said == dict.fromkeys(("file", "file system", "directory"), "EIO")
+
+
 def test_a_disk_that_lies_is_found_out() -> None:
     found = crash("power", "--phase", "load", "--count", "3", "--lying-disk")
     assert "failed" not in found, found["failed"]
