@@ -350,12 +350,11 @@ def _forward_path(recipient: Recipient) -> ForwardPath:
 def _told(outcome: Outcome, connection: Connection, transaction: Mapping[str, object]) -> Outcome:
     """The outcome with the host that gave it, and the transaction in which it did."""
     remote = connection.host.name
-    if transaction and isinstance(outcome, Delivered):
-        return Delivered(outcome.reply, outcome.detail, remote, connection.client.capabilities.dsn, transaction)
-    detail = f"{outcome.detail}, {connection.where}" if outcome.detail else connection.where
+    place = "" if transaction else connection.where  # which the transaction tells
+    detail = ", ".join(filter(None, (outcome.detail, place)))
     match outcome:
         case Delivered():
-            return Delivered(outcome.reply, detail, remote, connection.client.capabilities.dsn)
+            return Delivered(outcome.reply, detail, remote, connection.client.capabilities.dsn, transaction)
         case Deferred():
             return Deferred(outcome.reply, detail, remote)
         case Failed():
