@@ -143,6 +143,8 @@ def _opinion(history: _History, event: Told) -> Iterable[str]:
         return
     for name in sorted(_INPUTS[stage] - event.facts.keys()):
         yield f"does not tell what was asked: {name}"
+    if event.facts.get("shadow", True) is not True:
+        yield "has a shadow that is none"
     if stage == "route":
         if event.queue_id not in history.messages:
             yield f"is about {event.queue_id}, which was never queued"

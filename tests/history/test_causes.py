@@ -45,6 +45,7 @@ def test_a_whole_story_explains_itself() -> None:
         (story(without="greeted"), "comes before a hello"),
         (story(without="opinion"), "whom no opinion has accepted"),
         (story(("opinion", {"shadow": True})), "whom no opinion has accepted"),
+        (story(("opinion", {"shadow": False})), "has a shadow that is none"),
         (story(("opinion", {"opinion": "450 4.7.1 Later"})), "whom no opinion has accepted"),
         (story(("opinion", {"key": ""})), "does not tell key"),
         (story(("queued", {"recipients": [A]})), "whom no opinion has accepted"),
