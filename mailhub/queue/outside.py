@@ -11,7 +11,7 @@ Nothing here waits where the resolver knows the answer.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -242,7 +242,7 @@ class OutsideRouter:
         route: Route | None,
         asked_at: float,
     ) -> None:
-        facts: Mapping[str, object] = {}
+        facts: dict[str, object] = {"shadow": True} if seat.shadow else {}
         if isinstance(answer, Failed):
             self.log.failure(
                 "policy {policy} ({key}) failed to choose a route, on_failure is {on_failure}",
@@ -253,7 +253,7 @@ class OutsideRouter:
                 shadow=seat.shadow,
                 queue_id=envelope.queue_id,
             )
-            facts = {"error": " ".join(answer.failure.getErrorMessage().split())[:300]}
+            facts["error"] = " ".join(answer.failure.getErrorMessage().split())[:300]
         if self._history is not None:
             self._history.record(
                 "policy_failed" if isinstance(answer, Failed) else "opinion",
@@ -265,7 +265,6 @@ class OutsideRouter:
                 recipient=recipient.address,
                 opinion=None if route is None else _told(route),
                 milliseconds=round((self._steady.seconds() - asked_at) * 1000, 3),
-                shadow=seat.shadow,
                 **facts,
             )
 
