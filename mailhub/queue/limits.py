@@ -12,6 +12,7 @@ is kept for the DESTINATIONS_MAX that were used last.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ class _Window:
         self.timer: IDelayedCall | None = None
         self.rate = 0.0  # deliveries a second that ended lately
         self.ended = 0  # since ended_since
-        self.ended_since = 0.0
+        self.ended_since = -math.inf  # not measured yet
         self.booked_until = 0.0  # by those who were told to come back
 
     def one_ended(self, now: float) -> None:
