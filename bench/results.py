@@ -11,6 +11,7 @@ import os
 import platform
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -160,7 +161,7 @@ def machine(place: Path) -> dict[str, str]:
         "file system": _file_system(place),
         "Linux": platform.release().partition("-")[0],
         "system": _find("/etc/os-release", "PRETTY_NAME", "=").strip('"'),
-        "Python": platform.python_version(),
+        "Python": f"{platform.python_version()} {_python_origin()}",
         "SQLite": apsw.sqlite_lib_version(),
         "OpenSSL": ssl.OPENSSL_VERSION.split()[1],
         "Postfix": _postfix_version(),
@@ -173,6 +174,11 @@ def _find(path: str, key: str, separator: str = ":") -> str:
         if name.strip() == key:
             return value.strip()
     return ""
+
+
+def _python_origin() -> str:
+    """Who built it, which decides how fast it is: a distribution, with all optimizations, or somebody by hand."""
+    return "of the system" if sys.base_prefix == "/usr" else "built by hand"
 
 
 def _file_system(place: Path) -> str:
