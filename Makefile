@@ -50,7 +50,7 @@ interop: $(VENV)/.tools  ## install other people's mail programs from Debian (ro
 
 # Postfix is only unpacked, which needs no root; running it does.  Without it mailhub is measured alone.
 # mailhub is measured on the system's Python, as docs/how-to/run-under-systemd.md installs it: one that is built by hand
-# is often built without the optimizations, and then takes half as long again.
+# is often built without the optimizations, and then needs up to a third more CPU time.
 BENCH_PYTHON ?= $(or $(wildcard /usr/bin/python3),$(PYTHON))
 BENCH := $(MAKE) --no-print-directory VENV=.venv-bench PYTHON=$(BENCH_PYTHON)
 
