@@ -198,8 +198,9 @@ class Demo:
 
     # --- what became of it -------------------------------------------------------------------------------------
 
-    async def story(self, word: str, verdict: str, refused: bool = False) -> Story:
-        """The story of this, as `mailhub why` tells it, once it has come to this verdict; or as it stands then."""
+    async def story(self, word: str, verdict: str, refused: bool = False, fact: str = "") -> Story:
+        """The story of this, as `mailhub why` tells it, once it has come to this verdict and an event has this fact; or
+        as it stands then."""
         question = Question(frozenset({word}), refused=refused)
         last: list[Story] = []
 
@@ -212,7 +213,9 @@ class Demo:
                 last[:] = ask(pages, question).stories
             finally:
                 pages.close()
-            return last[0] if last and last[0].verdict == verdict else None
+            if last and last[0].verdict == verdict and (not fact or last[0].first(fact)):
+                return last[0]
+            return None
 
         try:
             return await self._until(look, f"{word} is not {verdict}")
@@ -247,7 +250,8 @@ class Demo:
 
     async def bounced(self) -> Shown:
         queue_id = await self.send(ALICE, "nobody@far.example", "Who are you?", login=ALICE)
-        story = await self.story(queue_id, "failed")
+        # The sender is told when it has failed, which is an event of its own.
+        story = await self.story(queue_id, "failed", fact="notification")
         told_in = story.first("notification")
         if not told_in:
             return Shown(False, [story])
