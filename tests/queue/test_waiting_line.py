@@ -78,6 +78,15 @@ def test_who_finds_the_line_full_comes_back_at_the_pace_of_the_destination() -> 
     assert max(many) <= COME_BACK_SECONDS_MAX
 
 
+def test_one_delivery_soon_after_the_machine_has_started_tells_no_pace() -> None:
+    clock = Clock()
+    clock.advance(5.0)  # steady time may begin where the machine does
+    limits = Limits(waiting_max=0, steady=clock)
+    assert limits.enter("a")
+    limits.leave("a")
+    assert [limits.come_back_seconds("a") for _ in range(5)] == [limits.come_back_seconds("unknown") for _ in range(5)]
+
+
 def test_bulk_leaves_room_in_the_line_for_small_mail() -> None:
     limits = Limits(per_destination_max=1, waiting_max=4)
     assert limits.enter("a")
