@@ -256,6 +256,10 @@ mail_uid = mail
 mail_gid = mail
 """
 
+#: A local address where nobody answers, which a peer is told at once: the resolver of this machine may be out of
+#: reach, and then a server that looks up each sender would wait for it, message by message.
+NO_RESOLVER = "127.9.9.9"
+
 
 @dataclass
 class Peer:
@@ -407,7 +411,8 @@ class Peers:
         certificate: Path | None = None,
     ) -> Peer:
         """Run the script in namespaces of its own, and wait until something answers on the port."""
-        for path, text in {**files, **users(), "hosts": f"127.0.0.1 localhost {HUB_NAME}\n"}.items():
+        names = {"hosts": f"127.0.0.1 localhost {HUB_NAME}\n", "resolv.conf": f"nameserver {NO_RESOLVER}\n"}
+        for path, text in {**files, **users(), **names}.items():
             (place / "etc" / path).parent.mkdir(parents=True, exist_ok=True)
             (place / "etc" / path).write_text(text)
         if certificate is not None:
