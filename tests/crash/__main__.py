@@ -31,7 +31,6 @@ def options() -> argparse.ArgumentParser:
     series = parser.add_subparsers(dest="series", required=True)
     killing = series.add_parser("kills", help="SIGKILL under load")
     killing.add_argument("--messages", type=int, default=500, help="at least so many in all (%(default)s)")
-    killing.add_argument("--workers", type=int, default=1, help="processes, of which single ones die (%(default)s)")
     cutting = series.add_parser("power", help="power cuts on file systems of its own; needs root")
     cutting.add_argument("--kind", choices=list(KINDS), default="ext4")
     cutting.add_argument("--separate", action="store_true", help="the queue and the mailboxes on one each")
@@ -42,6 +41,7 @@ def options() -> argparse.ArgumentParser:
     for each in (killing, cutting, sweeping):
         each.add_argument("--seed", type=int, default=1, help="other moments, other choices (%(default)s)")
     for each in (killing, cutting):
+        each.add_argument("--workers", type=int, default=1, help="processes of the hub; kills end single ones, too")
         each.add_argument("--count", type=int, default=10, help="so many crashes (%(default)s)")
         each.add_argument("--bug", choices=list(BUGS), default="", help="plant this into the hub")
     return parser
@@ -60,7 +60,15 @@ def crash(chosen: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         leave_namespace()
         phases = {chosen.phase: 1} if chosen.phase else PHASES
         found = power_cuts(
-            chosen.kind, chosen.count, chosen.seed, chosen.separate, chosen.bug, phases, chosen.lying_disk, progress
+            chosen.kind,
+            chosen.count,
+            chosen.seed,
+            chosen.separate,
+            chosen.bug,
+            phases,
+            chosen.lying_disk,
+            chosen.workers,
+            progress,
         )
     are_few = found.duplicates <= DUPLICATES_SHARE_MAX * found.acknowledged
     return {"count": chosen.count, **asdict(found)}, found.are_clean and are_few

@@ -42,13 +42,17 @@ CHECK_EVERY = 25
 class _Trial:
     """One series of cuts."""
 
-    def __init__(self, place: Path, disks: list[Filesystem], seed: int, loaded: Loaded, disk_lies: bool) -> None:
+    def __init__(
+        self, place: Path, disks: list[Filesystem], seed: int, loaded: Loaded, disk_lies: bool, workers: int
+    ) -> None:
         self.disks = disks
         self.disk_lies = disk_lies
         self.chance = random.Random(seed)
         self.ledger = Ledger(MAILBOXES, seed)
         self.findings = Findings()
-        self.victim = Victim(place / "hub", disks[0].point / "data", disks[-1].point / "mail", loaded=loaded)
+        self.victim = Victim(
+            place / "hub", disks[0].point / "data", disks[-1].point / "mail", workers=workers, loaded=loaded
+        )
 
     def settle(self) -> None:
         """With the hub serving: everything is delivered and compared."""
@@ -138,6 +142,7 @@ def power_cuts(
     bug: str = "",
     phases: dict[str, int] = PHASES,
     disk_lies: bool = False,
+    workers: int = 1,
     progress: Callable[[str], None] = print,
 ) -> Findings:
     """So many cuts on file systems of this kind (filesystem.KINDS).
@@ -148,7 +153,7 @@ def power_cuts(
     with contextlib.ExitStack() as stack:
         place, disks = stack.enter_context(filesystems(kind, 2 if are_separate else 1))
         loaded = stack.enter_context(Loaded(bug))
-        trial = _Trial(place, disks, seed, loaded, disk_lies)
+        trial = _Trial(place, disks, seed, loaded, disk_lies, workers)
         stack.callback(trial.victim.kill)
         for number in range(count):
             (phase,) = trial.chance.choices(tuple(phases), tuple(phases.values()))

@@ -52,6 +52,10 @@ def test_power_cuts_with_queue_and_mailboxes_apart() -> None:
     assert_kept(crash("power", "--kind", "ext4", "--separate", "--count", "8"))
 
 
+def test_power_cuts_of_a_hub_with_workers() -> None:
+    assert_kept(crash("power", "--kind", "ext4", "--workers", "2", "--count", "6"))
+
+
 @pytest.mark.parametrize(
     ("bug", "arguments"),
     [

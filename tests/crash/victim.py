@@ -179,15 +179,22 @@ class Victim:
 
     def kill_worker(self, chance: random.Random) -> None:
         """SIGKILL for one of its workers, if one is there; the others and who started them live on."""
+        with contextlib.suppress(OSError):
+            workers = self._worker_pids()
+            if workers:
+                os.kill(chance.choice(workers), signal.SIGKILL)
+
+    def _worker_pids(self) -> list[int]:
+        """Those that are there now.  Raises OSError when the process is gone."""
         assert self.process is not None
         pid = self.process.pid
-        with contextlib.suppress(OSError):
-            workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            if workers:
-                os.kill(int(chance.choice(workers)), signal.SIGKILL)
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def freeze(self) -> None:
-        """Stop every thread where it is.  What is under way within the kernel goes on to its end there."""
+        """Stop every thread where it is, those of the workers, too.
+
+        What is under way within the kernel goes on to its end there.
+        """
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -197,7 +204,8 @@ class Victim:
     def _stands_still(self) -> bool:
         assert self.process is not None
         try:
-            statuses = [path.read_text() for path in Path(f"/proc/{self.process.pid}/task").glob("*/stat")]
+            pids = [self.process.pid, *self._worker_pids()]
+            statuses = [path.read_text() for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/stat")]
         except OSError:  # a thread, or the process, has just ended
             return not self.is_alive()
         return all(status.rpartition(")")[2].split()[0] in _STANDING for status in statuses)

@@ -191,6 +191,7 @@ ROWS: Sequence[Row] = (
         "power-separate",
         _crashes("power-separate", "cuts"),
     ),
+    Row("power cuts, two workers, ext4", "0 lost", "power-workers", _crashes("power-workers", "cuts")),
     Row(
         "every file call of one accept and deliver fails",
         "no 250 for lost mail, the process survives, recovery within 5 s",

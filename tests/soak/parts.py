@@ -95,6 +95,13 @@ PARTS = {
             ("tests/crash",),
         ),
         Part(
+            "power-workers",
+            "100 power cuts of a hub with two workers, on ext4",
+            _power("ext4", 100, "--workers", "2"),
+            30,
+            ("tests/crash",),
+        ),
+        Part(
             "sweep",
             "every file call of one accept and deliver fails",
             lambda scale: ("tests.crash", "sweep", "--share", str(min(1.0, scale))),
