@@ -83,9 +83,12 @@ def until(condition: Callable[[], object], seconds: float, pause: float = 0.01) 
 
 
 def _waiting(queue: Path) -> int:
+    """Recipients in one queue; none in one that is just being made."""
     database = apsw.Connection(str(queue), flags=apsw.SQLITE_OPEN_READWRITE)
     database.set_busy_timeout(10_000)
     try:
+        if database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'recipient'").get is None:
+            return 0
         return int(database.execute("SELECT count(*) FROM recipient").get)
     finally:
         database.close()
