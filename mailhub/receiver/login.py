@@ -10,6 +10,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from twisted.internet.defer import CancelledError
+
 from mailhub.interfaces import AccountsUnavailable, IAccounts, IHistory
 from mailhub.model import Identity, Reply, Session
 from mailhub.receiver import replies
@@ -76,6 +78,11 @@ class LoginAttempt:
                             step = self._exchange.proved(await accounts.authenticate(login, step.password))
                         else:
                             step = self._exchange.verify_with(*await accounts.scram_verifier(login))
+                    except CancelledError:
+                        # Gone before the answer, which has cost as much as any other: it counts, or else whoever cuts
+                        # the connection each time could have passwords hashed without end.
+                        throttle.failed(ip, login)
+                        return self._refused(replies.LOGIN_UNAVAILABLE, "the client left before it was answered")
                     except AccountsUnavailable as error:
                         return self._refused(replies.LOGIN_UNAVAILABLE, str(error))
                 case sasl.Done(login):

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -289,19 +290,26 @@ class FileAccounts:
             return canonical
         if self._hashes_pending >= self._hashes_pending_max:
             raise AccountsUnavailable("too many logins wait for their password to be checked")
-        self._hashes_pending += 1
+        # Whoever stops waiting does not stop the thread, which counts until it is done.
+        waiting: Deferred[bool] = Deferred()
+        Deferred.fromCoroutine(self._hash(stored, password)).chainDeferred(waiting)
         try:
-            proven = await self._executor.run(passwords.verify, stored, password)
-        except AccountsUnavailable:
+            proven = await waiting
+        except (AccountsUnavailable, CancelledError):
             raise
         except Exception as error:
             raise AccountsUnavailable(f"the password could not be checked: {error}") from error
-        finally:
-            self._hashes_pending -= 1
         if not (proven and known):
             return None
         self._proven.remember(canonical, password, stored)
         return canonical
+
+    async def _hash(self, stored: str, password: str) -> bool:
+        self._hashes_pending += 1
+        try:
+            return await self._executor.run(passwords.verify, stored, password)
+        finally:
+            self._hashes_pending -= 1
 
     async def scram_verifier(self, login: str) -> tuple[str | None, ScramVerifier]:
         directory = self._now()

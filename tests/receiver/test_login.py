@@ -223,6 +223,24 @@ def test_too_many_from_one_address_are_turned_away_unseen(desk: Callable[..., An
     assert plain(client) == WELCOME
 
 
+def test_who_leaves_before_the_answer_has_guessed_all_the_same(desk: Callable[..., Any]) -> None:
+    class Slow(ScramAccounts):
+        async def authenticate(self, login: str, password: str) -> str | None:
+            self.asked += 1
+            return await Deferred[str | None]()
+
+    throttle = Throttle(Clock(), per_address_max=2)
+    accounts = Slow(passwords={LOGIN: PASSWORD})
+    for _ in range(2):
+        client = desk(role="msa", accounts=accounts, throttle=throttle).greet()
+        client.ask(events.AuthRequested("PLAIN", b"\0a\0b")).cancel()
+        client.receiver.ended()
+        assert client.history.events[-1]["cause"] == "the client left before it was answered"
+    client = desk(role="msa", accounts=accounts, throttle=throttle).greet()
+    assert plain(client) == TOO_MANY
+    assert accounts.asked == 2
+
+
 def test_a_login_that_is_guessed_from_everywhere_is_turned_away(desk: Callable[..., Any]) -> None:
     throttle = Throttle(Clock(), per_login_max=5)
     for number in range(5):

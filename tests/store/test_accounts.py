@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import IAnonymous
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -308,6 +308,19 @@ def test_waiting_hashes_are_bounded(site: Site) -> None:
     site.executor.held[1].errback(MemoryError())
     assert waiting[0].result == "alice@example.test"
     waiting[1].addErrback(lambda failure: failure.trap(AccountsUnavailable))
+    site.executor.held = None
+    assert login(accounts, "alice") == "alice@example.test"
+
+
+def test_a_hash_that_nobody_waits_for_counts_until_it_is_done(site: Site) -> None:
+    accounts = site.open(hashes_pending_max=1)
+    site.executor.held = []
+    waiting = Deferred.fromCoroutine(accounts.authenticate("alice", PASSWORD))
+    waiting.addErrback(lambda failure: failure.trap(CancelledError))
+    waiting.cancel()
+    with pytest.raises(AccountsUnavailable, match="too many"):
+        login(accounts, "alice")
+    site.executor.held[0].callback(True)
     site.executor.held = None
     assert login(accounts, "alice") == "alice@example.test"
 
