@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 CLOSING_SECONDS_MAX = 30.0
 #: The same when the whole server stops.
 LAST_WORD_SECONDS = 1.0
+#: Sessions of one door with TLS from the first octet that were turned away and are there to be told so, which takes a
+#: handshake.  Who is turned away beyond that is cut untold: or else those who are no sessions would have no limit.
+TURNED_AWAY_MAX = 100
 
 #: Said to nobody: in place of a banner that was not waited for the session itself says 554.
 _NO_BANNER = Reply(220, "You talked before you were greeted")
@@ -93,9 +96,13 @@ class SmtpProtocol(Protocol):
             lmtp=factory.reception.role == "lmtp",
         )
         self._refusal = factory.doorkeeper.admit(self._session.peer.ip)
-        factory.joined(self)
+        factory.joined(self, admitted=self._refusal is None)
         self.transport.registerProducer(self, True)
         if factory.implicit_tls:
+            if self._refusal is not None and factory.turned_away > TURNED_AWAY_MAX:
+                self._turned_away(self._refusal)
+                self.transport.abortConnection()
+                return
             self._handshake_since = self.heard_at
         else:
             self._run()
@@ -183,19 +190,23 @@ class SmtpProtocol(Protocol):
 
     def _answer(self, event: events.Event) -> Any:
         if self._refusal is not None and type(event) is events.Connected:
-            self.factory.reception.history.record(
-                "refused",
-                self._session.id,
-                stage="connection",
-                reply=self._refusal,
-                rule=RULES[self._refusal],
-                peer=self._session.peer.ip,
-            )
-            return self._refusal
+            return self._turned_away(self._refusal)
         try:
             return self._receiver.answer(event)
         except Exception:
             return self._failed(Failure(), event)  # type: ignore[no-untyped-call]
+
+    def _turned_away(self, refusal: Reply) -> Reply:
+        """The doorkeeper has said no."""
+        self.factory.reception.history.record(
+            "refused",
+            self._session.id,
+            stage="connection",
+            reply=refusal,
+            rule=RULES[refusal],
+            peer=self._session.peer.ip,
+        )
+        return refusal
 
     def _answered(self, answer: Any, event: events.Event) -> None:
         self._waiting = None
@@ -380,6 +391,8 @@ class SmtpFactory(ServerFactory):
         self.tls = tls
         self.implicit_tls = implicit_tls
         self.sessions: set[SmtpProtocol] = set()
+        #: How many of them the doorkeeper has not admitted.
+        self.turned_away = 0
         self.draining = False
         self._empty: Deferred[None] | None = None
         self._numbers = count(1)
@@ -392,9 +405,10 @@ class SmtpFactory(ServerFactory):
         session_id = f"{self.name}-{int(self.reception.clock.seconds()):x}-{self.mark}{number:x}"
         return Session(session_id, self.reception.role, ends(peer, host))
 
-    def joined(self, session: SmtpProtocol) -> None:
+    def joined(self, session: SmtpProtocol, admitted: bool) -> None:
         """A connection is made; from the first to the last of them the clock is looked at."""
         self.sessions.add(session)
+        self.turned_away += not admitted
         if self._clock_call is None:
             self._clock_call = self.reception.steady.callLater(self.CLOCK_SECONDS, self._look_at_clock)
 
@@ -417,6 +431,8 @@ class SmtpFactory(ServerFactory):
         self.sessions.discard(session)
         if admitted:
             self.doorkeeper.release(ip)
+        else:
+            self.turned_away -= 1
         if not self.sessions and self._empty is not None:
             waiting, self._empty = self._empty, None
             waiting.callback(None)

@@ -16,7 +16,15 @@ from zope.interface import implementer
 from mailhub.interfaces import IConnectionPolicy, IContentPolicy, IRecipientPolicy
 from mailhub.model import Address, Peer, reply
 from mailhub.net.doorkeeper import Doorkeeper
-from mailhub.net.smtp import CLOSING_SECONDS_MAX, LAST_WORD_SECONDS, Manners, SmtpFactory, SmtpProtocol, ends
+from mailhub.net.smtp import (
+    CLOSING_SECONDS_MAX,
+    LAST_WORD_SECONDS,
+    TURNED_AWAY_MAX,
+    Manners,
+    SmtpFactory,
+    SmtpProtocol,
+    ends,
+)
 from mailhub.policy.panel import Panel, Seat, Verdict
 from mailhub.receiver.receiver import Reception
 from mailhub.testing.accounts import Accounts
@@ -390,6 +398,18 @@ def test_a_handshake_has_its_own_limit(bench: Callable[..., Bench]) -> None:
     assert not client.is_cut
     one.pass_time(4)
     assert client.is_cut
+
+
+def test_those_who_wait_for_a_handshake_to_be_turned_away_are_bounded(bench: Callable[..., Bench]) -> None:
+    one = bench(implicit_tls=True, doorkeeper=Doorkeeper(100, 1))
+    clients = [one.connect() for _ in range(TURNED_AWAY_MAX + 3)]
+    assert [client.is_cut for client in clients] == [False] * (TURNED_AWAY_MAX + 1) + [True] * 2
+    told = [event for event in one.history.events if event["kind"] == "refused"]
+    assert [event["rule"] for event in told] == ["limits.sessions_per_address"] * 2
+    for client in clients:
+        client.leave()
+    assert one.factory.turned_away == 0
+    assert [event["kind"] for event in one.history.events].count("tls_failed") == TURNED_AWAY_MAX + 1
 
 
 def test_a_handshake_after_starttls_has_it_too(bench: Callable[..., Bench]) -> None:
