@@ -78,6 +78,7 @@ class SmtpProtocol(Protocol):
     _closing_since: float | None = None
     _handshake_since: float | None = None
     _content_since: float | None = None
+    _skipped_since: float | None = None  # when a chunk that was refused began
     _ended = False  # the client has closed its half of the connection
     _lost = False
     heard_at = 0.0  # when the client last did something as a whole, or sent content
@@ -183,8 +184,13 @@ class SmtpProtocol(Protocol):
         self._running = False
         # Whoever was answered has its time anew, however long we took.  Octets alone are no reason: a client that sends
         # a line octet by octet does nothing for as long, and content has a rate to keep.
-        if self._flush() or event is not None or self._content_since is not None:
+        if self._flush() or event is not None or self._content_since is not None or self._wire.is_skipping:
             self.heard_at = self.factory.reception.steady.seconds()
+        if self._wire.is_skipping:
+            if self._skipped_since is None:
+                self._skipped_since = self.heard_at
+        else:
+            self._skipped_since = None
         if self._ended and self._waiting is None and not self._choked:
             self._close()
 
@@ -318,6 +324,7 @@ class SmtpProtocol(Protocol):
     def look_at_clock(self, now: float) -> None:
         """Called every few seconds: enforces the time limits."""
         manners = self.factory.manners
+        since = self._skipped_since if self._content_since is None else self._content_since
         idle_seconds = manners.hurried_idle_seconds if self.factory.doorkeeper.is_busy else manners.idle_seconds
         if self._closing_since is not None:
             # Under TLS the other side has a word in closing, too, and may never say it.
@@ -333,8 +340,8 @@ class SmtpProtocol(Protocol):
             self.dismiss(replies.SHUTTING_DOWN)
         elif now - self.heard_at > idle_seconds:
             self.dismiss(replies.IDLE_TOO_LONG)
-        elif self._content_since is not None:
-            patient_until = self._content_since + manners.idle_seconds
+        elif since is not None:
+            patient_until = since + manners.idle_seconds
             if self._wire.content_octets < (now - patient_until) * manners.content_rate_min:
                 self.dismiss(replies.IDLE_TOO_LONG, "limits.content_octets_per_second")
 

@@ -433,6 +433,26 @@ def test_tls_that_is_broken_is_told_before_it_begins(bench: Callable[..., Bench]
     assert client.send(MAIL) == SENDER_OK
 
 
+def test_a_chunk_that_was_refused_may_take_its_time_and_no_more(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    client = one.connect()
+    client.send(EHLO + MAIL)
+    assert client.send(b"BDAT 60001\r\n") == b""
+    for _ in range(60):
+        assert client.send(bytes(1000)) == b""
+        one.pass_time(10)
+    assert client.send(b"x") == b"503 5.5.1 No recipient was given\r\n"
+    assert client.send(RCPT) == RECIPIENT_OK
+    one.pass_time(290)  # it is no content: no rate is to be kept any more
+    assert client.send(b"RSET\r\nBDAT 1000000\r\n") == b"250 2.0.0 OK\r\n"
+    begun = one.clock.seconds()
+    while not client.is_closed:
+        client.send(b"x")
+        one.pass_time(10)
+    assert one.clock.seconds() - begun < 320
+    assert client.said() == IDLE
+
+
 def test_content_that_is_too_slow_is_given_up(bench: Callable[..., Bench]) -> None:
     one = bench()
     client = one.connect().begin()

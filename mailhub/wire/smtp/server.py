@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from mailhub.model import Reply
@@ -85,8 +86,13 @@ class ServerSession(CommandReader):
         return type(self._question) is ContentEnded
 
     @property
+    def is_skipping(self) -> bool:
+        """Whether the octets of a chunk that was refused are awaited."""
+        return self._skip_octets > 0
+
+    @property
     def content_octets(self) -> int:
-        """The octets of content, as they came, of the transaction under way."""
+        """The octets of content, as they came, of the transaction under way, or of the chunk that was refused."""
         return self._content_octets
 
     # --- octets ------------------------------------------------------------------------------------------------
@@ -149,6 +155,11 @@ class ServerSession(CommandReader):
             self._question = None
             stood, self._phase = self._phase, LEADS_TO[kind]
             said = _ACCEPTED[kind](self, question, reply, stood)
+        elif kind is ContentRequested and self._by_chunks and reply.code != 421:
+            self._question = None
+            self._phase = SPOILT
+            self._refuse_chunk(partial(self._refuse_content, reply))
+            return
         else:
             self._question = None
             self._phase = REFUSED_LEADS_TO.get(kind, self._phase)
@@ -270,12 +281,14 @@ class ServerSession(CommandReader):
         elif kind is RcptReceived:
             self._deferred += reply.code < 500
             self._phase = RECIPIENTS if self._accepted else NOBODY
-        elif kind is ContentRequested and self._by_chunks:
-            self._skip_octets = self._chunk_left
-            self._phase = SPOILT
         elif kind is ContentEnded:
             return self._content_answered(reply)
         return reply.octets
+
+    def _refuse_content(self, reply: Reply) -> None:
+        """The octets of a chunk that was refused have come."""
+        self._output.append(reply.octets)
+        self._count_refusal(ContentRequested, reply)
 
     def _count_refusal(self, kind: type[Question], reply: Reply) -> None:
         """A client that is refused again and again is not listened to for ever."""

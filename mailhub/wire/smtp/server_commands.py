@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 from mailhub.model import Reply
@@ -87,6 +88,7 @@ class CommandReader:
         "_phase",
         "_question",
         "_refused",
+        "_say_refusal",
         "_skip_octets",
         "_smtputf8",
         "_talked_early",
@@ -125,6 +127,7 @@ class CommandReader:
         self._chunk_left = 0
         self._chunk_is_last = False
         self._skip_octets = 0  # of a refused BDAT, still to come and to be thrown away
+        self._say_refusal: Callable[[], None] | None = None  # when they have come
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -169,8 +172,30 @@ class CommandReader:
         return False
 
     def _skip(self) -> bool:
-        self._skip_octets -= len(self._input.take(self._skip_octets))
+        octets = len(self._input.take(self._skip_octets))
+        self._skip_octets -= octets
+        self._content_octets += octets
+        if not self._skip_octets:
+            self._skipped()
         return True
+
+    def _skipped(self) -> None:
+        """RFC 3030 section 2: the octets of a chunk are taken before it is refused.  With the last one the transaction
+        is over, as it is behind the end of DATA."""
+        if self._chunk_is_last and self._phase in TRANSACTION:
+            self._phase = READY
+            self._events.append(TransactionAborted("the last BDAT was refused"))
+        say, self._say_refusal = self._say_refusal, None
+        if say is not None:
+            say()
+
+    def _refuse_chunk(self, say: Callable[[], None]) -> None:
+        """Throw away what is left of this chunk, and have the refusal said then."""
+        self._say_refusal = say
+        self._content_octets = 0
+        self._skip_octets, self._chunk_left = self._chunk_left, 0
+        if not self._skip_octets:
+            self._skipped()
 
     def _check_length(self, line: bytes) -> None:
         """A line that is longer than a command is good only in a login.  Raises ProtocolFault."""
@@ -200,7 +225,10 @@ class CommandReader:
         except LineFault as fault:
             self._refuse(verb, _protocol_fault(fault))
         except ProtocolFault as fault:
-            self._refuse(verb, fault)
+            if verb == b"BDAT" and not fault.closes:
+                self._refuse_chunk(partial(self._refuse, verb, fault))
+            else:
+                self._refuse(verb, fault)
         return True
 
     def _read_response(self) -> bool:
@@ -291,7 +319,7 @@ class CommandReader:
                 return ProtocolFault(replies.NOT_HTTP, closes=True)
             return ProtocolFault(replies.UNKNOWN_COMMAND)
         if verb == b"BDAT":
-            self._skip_octets, _ = grammar.parse_chunk(argument)  # its octets follow all the same
+            self._chunk_left, self._chunk_is_last = grammar.parse_chunk(argument)  # its octets follow all the same
         return ProtocolFault(self._out_of_order(verb))
 
     def _out_of_order(self, verb: bytes) -> Reply:
@@ -369,11 +397,10 @@ class CommandReader:
 
     def _bdat(self, verb: bytes, argument: bytes) -> None:
         octets, is_last = grammar.parse_chunk(argument)
-        if not self._offered.chunking:
-            self._skip_octets = octets
-            raise ProtocolFault(replies.NOT_OFFERED)
         self._chunk_octets = self._chunk_left = octets
         self._chunk_is_last = is_last
+        if not self._offered.chunking:
+            raise ProtocolFault(replies.NOT_OFFERED)
         if self._phase is CHUNKS:
             self._begin_chunk()
         else:
