@@ -58,7 +58,8 @@ class Greylist:
             memory.put(met, repr(now).encode(), self.retry_within_seconds)
             return COME_BACK
         if before != KNOWN:
-            if now - float(before) < self.seconds:
+            # Met in the future: the clock was set back, and who came before that has come back.
+            if 0 <= now - float(before) < self.seconds:
                 return COME_BACK
             came_back = memory.increment(f"returns/{network}", 1, self.remember_seconds)
             if self.trust_after and came_back >= self.trust_after:

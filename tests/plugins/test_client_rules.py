@@ -130,6 +130,15 @@ def test_who_comes_back_in_time_is_let_through() -> None:
     assert ask(rule) == "None"
 
 
+def test_a_clock_that_is_set_back_keeps_nobody_waiting() -> None:
+    clock = Clock()
+    clock.rightNow = 10_000.0
+    rule = Greylist(build_hub(clock=clock))
+    assert ask(rule).startswith("450")
+    clock.rightNow -= 7200.0
+    assert ask(rule) == "None"
+
+
 def test_who_comes_back_too_late_begins_anew() -> None:
     clock = Clock()
     rule = Greylist(build_hub(clock=clock))
