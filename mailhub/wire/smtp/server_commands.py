@@ -57,6 +57,9 @@ from mailhub.wire.smtp.server_limits import NORMAL_LIMITS, Limits
 # Browsers and their kind are sent away at once, before the fields of a form are taken for commands.
 _HTTP = frozenset({b"GET", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH", b"TRACE"})
 
+#: In one session so many times limits.recipients may be named beyond that limit.
+EXCESS_MAX = 10
+
 _CONNECTED = Connected()
 _START_TLS_REQUESTED = StartTlsRequested()
 _CONTENT_REQUESTED = ContentRequested()
@@ -79,6 +82,7 @@ class CommandReader:
         "_errors",
         "_esmtp",
         "_events",
+        "_excess",
         "_idle_commands",
         "_input",
         "_is_binary",
@@ -114,6 +118,7 @@ class CommandReader:
         self._errors = 0
         self._refused = 0
         self._idle_commands = 0
+        self._excess = 0  # recipients beyond recipients_max
         # The transaction
         self._smtputf8 = False
         self._is_binary = False
@@ -384,6 +389,11 @@ class CommandReader:
     def _rcpt(self, verb: bytes, argument: bytes) -> None:
         recipient, parameters = grammar.parse_rcpt(argument, self._offered, self._smtputf8)
         if self._accepted + self._deferred >= self._limits.recipients_max:
+            # A client may have named them all before it hears of the first that is too many.
+            self._excess += 1
+            if self._excess > EXCESS_MAX * self._limits.recipients_max:
+                self._end(replies.TOO_MANY_REFUSED)
+                return
             raise ProtocolFault(replies.TOO_MANY_RECIPIENTS)
         self._events.append(RcptReceived(recipient, parameters))
 
