@@ -27,7 +27,8 @@ from mailhub.app.worker import SPOOL, directories
 from mailhub.testing.confinement import greets
 
 #: Defaults, but for what a benchmark must change: there is no pause before the greeting (Postfix as Debian installs it
-#: makes none), all sessions come from one address, and one login sends more in an hour than one person would.
+#: makes none), all sessions come from one address, and one login sends more in an hour than one person would.  What it
+#: sends is counted all the same: a cap of 0 would spare the hub that work.
 CONFIGURATION = """
 hostname = "{hostname}"
 data = "data"
@@ -46,12 +47,10 @@ use = "relay_for_loopback"
 [msa]
 listen = ["tcp:{msa_port}:interface=127.0.0.1"]
 [msa.caps]
-messages_per_hour = 0
-messages_per_day = 0
-recipients_per_hour = 0
-recipients_per_day = 0
-[msa.extra_addresses]
-"user0@{domain}" = ["@client.example"]
+messages_per_hour = 1_000_000_000
+messages_per_day = 1_000_000_000
+recipients_per_hour = 1_000_000_000
+recipients_per_day = 1_000_000_000
 [mda]
 domains = ["{domain}"]
 [accounts]

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import apsw
 import pytest
 from click.testing import CliRunner
 
@@ -72,6 +73,19 @@ def test_a_server_that_refuses_or_loses_is_no_result(
         if shutil.which("strace") is not None:
             with pytest.raises(NotSynced):
                 prove(hub, sink, tmp_path / "hub" / "kept")
+
+
+def test_what_a_login_sends_is_counted(tmp_path: Path, hurried: None) -> None:
+    """The rules that always stand do their work, though their caps are out of reach."""
+    with running(tmp_path / "hub", lambda *given: Hub(given[0], Work.SUBMIT, *given[1:])) as (hub, _):
+        begin(measure.cell_load(Cell(Work.SUBMIT, tls=True, sessions=1), hub, 2)).wait()
+        hub.stop()  # which writes what policies remember
+        memory = apsw.Connection(str(hub.place / "data" / "policy-memory.db"))
+        keys = {key for (key,) in memory.execute("SELECT key FROM memory WHERE namespace LIKE '%submission_caps%'")}
+        memory.close()
+    assert keys == {
+        f"{what}/{period}/user0@example.test" for what in ("messages", "recipients") for period in ("hour", "day")
+    }
 
 
 def test_ratios_are_medians_of_the_ratios_of_each_round() -> None:
