@@ -50,7 +50,8 @@ class Comparison:
         for (work, workers), cells in by_server(self.cells).items():
             for kind in self._able(work, workers, found):
                 self.tell(f"{kind.name}: {work.value}: does it keep its promise?")
-                found.proofs.setdefault(work, {})[kind.name] = self._prove(kind, work, workers)
+                name = kind.name if workers == 1 else f"{kind.name} with {workers} workers"
+                found.proofs.setdefault(work, {})[name] = self._prove(kind, work, workers)
             for number in range(self.rounds):
                 for kind in self._able(work, workers, found):
                     self._measure(kind, work, workers, cells, found, f"round {number + 1} of {self.rounds}")

@@ -88,6 +88,12 @@ def test_what_a_login_sends_is_counted(tmp_path: Path, hurried: None) -> None:
     }
 
 
+def test_each_number_of_workers_has_a_proof_of_its_own(tmp_path: Path, hurried: None) -> None:
+    cells = [Cell(Work.ACCEPT, sessions=2, workers=count) for count in (1, 2)]
+    found = Comparison(tmp_path / "place", cells, 1, 4, (Hub,), tell=lambda text: None).run()
+    assert list(found.proofs[Work.ACCEPT]) == ["mailhub", "mailhub with 2 workers"]
+
+
 def test_ratios_are_medians_of_the_ratios_of_each_round() -> None:
     cell = Cell(Work.MAILDIR)
     ours = [replace(RUN, rate=rate) for rate in (100.0, 900.0, 300.0)]
