@@ -6,9 +6,10 @@ A kind with no formatter of its own is told by its facts.  Whatever strangers wr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mailhub.history.pages import AT_MAX
 from mailhub.history.plain import plain, printable
 from mailhub.model import Address
 
@@ -31,8 +32,7 @@ def _generic(kind: str, about: str, facts: dict[str, Any]) -> str:
     words = [kind.replace("_", " ")]
     if about:
         words.append(about)
-    words += [f"{name}={_value(value)}" for name, value in facts.items() if value not in (None, "", (), [])]
-    return " ".join(words)
+    return " ".join([*words, *_named(facts)])
 
 
 def _queued(kind: str, about: str, facts: dict[str, Any]) -> str:
@@ -74,8 +74,21 @@ def _opinion(kind: str, about: str, facts: dict[str, Any]) -> str:
 
 
 def _rest(facts: dict[str, Any]) -> str:
-    told = " ".join(f"{name}={_value(value)}" for name, value in facts.items() if value not in (None, "", (), []))
+    told = " ".join(_named(facts))
     return f" ({told})" if told else ""
+
+
+def _named(facts: dict[str, Any]) -> Iterator[str]:
+    for name, value in facts.items():
+        if value not in (None, "", (), []):
+            yield f"{name}={_value(_moment(value) if name.endswith('_at') else value)}"
+
+
+def _moment(value: object) -> object:
+    """A time as people write it, as far as it is one."""
+    if not isinstance(value, float) or not 0 <= value <= AT_MAX:
+        return value
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
 
 
 def _path(address: object) -> str:

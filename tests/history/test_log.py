@@ -34,6 +34,7 @@ from mailhub.testing.threads import AtOnce
 Value = TypeVar("Value")
 
 NOON = 1_750_000_000.25
+NOON_SHOWN = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOON))
 ALICE = Address("alice", "example.org")
 BOB = Address("bob b", "example.org")
 
@@ -288,6 +289,12 @@ def test_whatever_strangers_wrote_one_event_is_one_line(session_id: str, name: s
             "opinion 3k9 of greylist at recipient (shadow): 450 4.7.1 Later",
         ),
         ("login_failed", {"login": "a b", "seconds": 1.25, "none": None}, 'login failed 3k9 login="a b" seconds=1.25'),
+        (
+            "deferred",
+            {"recipient": ALICE, "reply": reply(451, "4.4.3", "Later"), "next_attempt_at": NOON},
+            f'deferred 3k9 to <alice@example.org>: 451 4.4.3 Later (next_attempt_at="{NOON_SHOWN}")',
+        ),
+        ("crowded", {"next_attempt_at": 1e30}, "crowded 3k9 next_attempt_at=1e+30"),  # no time that a clock can show
     ],
 )
 def test_a_line_for_people(kind: str, facts: dict[str, object], told: str) -> None:
