@@ -543,7 +543,12 @@ class SpoolDatabase:
             if self._disk.size(path) != envelope.size:
                 raise ValueError(f"the content file {path} is missing or has another size than {envelope.size}")
             return envelope, FileContent(self._disk, path, envelope.size)
-        octets = self._sql("SELECT octets FROM content WHERE queue_id = ?", (queue_id,)).get
+        try:
+            octets = self._sql("SELECT octets FROM content WHERE queue_id = ?", (queue_id,)).get
+        except (*_CORRUPT, apsw.IOError) as error:
+            # Nobody has looked at the contents when the database was opened (_connect): that of one message must not
+            # keep all the others from being found.
+            raise ValueError(f"the content cannot be read: {error}") from error
         if not isinstance(octets, bytes) or len(octets) != envelope.size:
             raise ValueError(f"the content is missing or has another size than {envelope.size}")
         return envelope, MemoryContent(octets)

@@ -520,6 +520,29 @@ def test_a_lost_content_file_is_quarantined(bench: Bench) -> None:
     assert bench.sql("SELECT queue_id FROM quarantine") == [(bad,)]
 
 
+def test_a_content_on_a_corrupt_page_is_quarantined_and_the_rest_goes_on(bench: Bench) -> None:
+    ids = [bench.commit(b"x" * 400 + b"\r\n") for _ in range(40)]
+    path = bench.directory / "queue.db"
+
+    def spoil() -> None:
+        bench.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(page,)] = bench.sql("SELECT pageno FROM dbstat WHERE name = 'content' AND pagetype = 'leaf' LIMIT 1")
+        assert isinstance(page, int)
+        octets = bytearray(path.read_bytes())
+        octets[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
+        path.write_bytes(octets)
+
+    bench.restart(spoil)
+    claimed = bench.claim()
+    while more := bench.claim():
+        claimed += more
+    bad = [queue_id for (queue_id,) in bench.sql("SELECT queue_id FROM quarantine")]
+    assert bad
+    assert sorted([*claimed, *map(str, bad)]) == ids
+    bench.clock.turn()
+    assert all(any(str(queue_id) in said for said in bench.said) for queue_id in bad)
+
+
 def test_what_a_postmaster_edits_by_hand_is_followed(bench: Bench) -> None:
     queue_id = bench.commit()
     bench.restart(lambda: bench.sql("UPDATE recipient SET next_attempt_at = ?", bench.clock.seconds() + 60) and None)
