@@ -125,7 +125,8 @@ class Resolver:
     async def addresses(self, host: str) -> Answer:
         """Records are IP addresses as text, IPv6 first.  Raises ResolutionDeferred.
 
-        If only one of both families can be learnt, its addresses are the answer; but "none" is said only by both.
+        If only one of both families can be learnt, its addresses are the answer, a partial one; but "none" is said only
+        by both.
         """
         if not is_host_name(host.lower().removesuffix(".")):
             return Answer((), exists=False)
@@ -152,6 +153,7 @@ class Resolver:
             exists=any(answer.exists for answer in answers),
             authenticated=all(answer.authenticated for answer in counted),
             expires_at=min(answer.expires_at for answer in answers),
+            is_partial=problem is not None,
         )
 
     async def txt(self, name: str) -> Answer:

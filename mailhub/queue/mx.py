@@ -119,7 +119,10 @@ async def host_addresses(
         answer = await resolver.addresses(name)
     except ResolutionDeferred as problem:
         return problem
-    return _hosts(name, _usable(answer.records, ipv6, believed=True), port)
+    addresses = _usable(answer.records, ipv6, believed=True)
+    if not addresses and answer.is_partial:
+        return ResolutionDeferred(f"not all addresses of {name} can be known now")
+    return _hosts(name, addresses, port)
 
 
 # --- the three ways to be a mail host ----------------------------------------------------------------------------
@@ -147,6 +150,8 @@ async def _implicit(
     except ResolutionDeferred as problem:
         return Nowhere(NOT_NOW, str(problem))
     addresses = _usable(answer.records, ipv6)
+    if not addresses and answer.is_partial:
+        return Nowhere(NOT_NOW, f"{domain} has no MX, and not all of its addresses can be known now")
     if not addresses:
         return Nowhere(NO_MAIL_HOST, f"{domain} has no MX and no address")
     if ourselves.is_name(domain) or _are_ours(addresses, ourselves, port):
@@ -177,7 +182,8 @@ async def _by_mx(
     hosts = tuple(found)[:ADDRESSES_MAX]
     if hosts:
         return hosts
-    unknown = [better[number][1] for number in kept if known[number] is None]
+    # What is known of a host may be of no use, and what is not known would be (without IPv6, for example).
+    unknown = [better[number][1] for number in kept if (answer := known[number]) is None or answer.is_partial]
     if unknown:
         return Nowhere(NOT_NOW, f"MX of {domain}: the addresses of {unknown[0]} cannot be known now")
     if ours is not None:

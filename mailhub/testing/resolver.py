@@ -18,8 +18,9 @@ Records = Mapping[str, Iterable[Any]]
 class Resolver:
     """Answers from dictionaries; what is in none of them does not exist.
 
-    Names in `broken` fail as SERVFAIL does; names in `silent` never answer.  Records are as IResolver describes them:
-    a null MX is `(0, "")`.  `asked` has every question, as (method, name).
+    Names in `broken` fail as SERVFAIL does; names in `silent` never answer; of the addresses of names in `halved` one
+    family fails, and the records are those of the other.  Records are as IResolver describes them: a null MX is
+    `(0, "")`.  `asked` has every question, as (method, name).
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Resolver:
         tlsa: Records | None = None,
         broken: Iterable[str] = (),
         silent: Iterable[str] = (),
+        halved: Iterable[str] = (),
     ) -> None:
         self.zones: dict[str, Records] = {
             "mx": mx or {},
@@ -41,6 +43,7 @@ class Resolver:
         }
         self.broken = set(broken)
         self.silent = set(silent)
+        self.halved = set(halved)
         self.asked: list[tuple[str, str]] = []
 
     async def mx(self, domain: str) -> Answer:
@@ -65,4 +68,5 @@ class Resolver:
         if name in self.broken:
             raise ResolutionDeferred(f"SERVFAIL for {name}")
         exists = any(name in zone for zone in self.zones.values())
-        return Answer(tuple(self.zones[kind].get(name, ())), exists=exists)
+        is_partial = kind == "addresses" and name in self.halved
+        return Answer(tuple(self.zones[kind].get(name, ())), exists=exists, is_partial=is_partial)

@@ -117,6 +117,17 @@ def test_a_host_that_stands_twice_is_tried_once_at_its_best_place() -> None:
     assert found(zone) == ["a.test 192.0.2.1", "b.test 192.0.2.2"]
 
 
+def test_without_ipv6_the_address_that_no_server_would_tell_may_be_the_one_that_is_needed() -> None:
+    six = {"far.test": ["2001:db8::1"], "a.test": ["2001:db8::2"], "relay.test": ["2001:db8::3"]}
+    for mx in ({}, {"far.test": [(10, "a.test")]}):
+        zone = Resolver(mx=mx, addresses=six, halved=six)
+        assert refused(zone, ipv6=False) == "451 4.4.3"
+        assert len(found(zone)) == 1
+        assert refused(Resolver(mx=mx, addresses=six), ipv6=False).startswith("550")
+    zone = Resolver(addresses=six, halved=six)
+    assert isinstance(at_once(host_addresses(zone, "relay.test", 25, ipv6=False)), ResolutionDeferred)
+
+
 def test_one_broken_host_does_not_keep_mail_from_the_others() -> None:
     mx = {"far.test": [(10, "broken.test"), (20, "gone.test"), (30, "a.test")]}
     assert found(Resolver(mx=mx, addresses=A, broken=["broken.test"])) == ["a.test 192.0.2.1"]
@@ -144,6 +155,8 @@ def test_dnssec_is_told() -> None:
         (Resolver(broken=["far.test"]), "451 4.4.3"),
         # no MX, but whether there is an address cannot be known
         (Resolver(mx={"far.test": [(10, "gone.test")]}), "550 5.4.4"),
+        (Resolver(addresses={"far.test": ["::2"]}, halved=["far.test"]), "451 4.4.3"),
+        (Resolver(mx={"far.test": [(10, "a.test")]}, addresses={"a.test": ["::2"]}, halved=["a.test"]), "451 4.4.3"),
         (Resolver(mx={"far.test": [(10, "gone.test"), (20, "broken.test")]}, broken=["broken.test"]), "451 4.4.3"),
         (Resolver(mx={"far.test": [(10, "broken.test"), (20, "gone.test")]}, broken=["broken.test"]), "451 4.4.3"),
         (Resolver(mx={"far.test": [(10, "empty.test")]}, txt={"empty.test": [b"x"]}), "550 5.4.4"),
