@@ -270,17 +270,22 @@ class SmtpClient(Protocol):
         """Have the next piece of the content read, and give it to the session."""
         pieces = self._pieces
         if pieces is None:
-            self._unread(None)
+            self._unread(None, None)
             return
         reading = Deferred.fromCoroutine(_read(pieces, octets_max))
-        reading.addCallbacks(self._fed, self._unread).addErrback(self._lost_the_thread)
+        reading.addCallbacks(self._fed, self._unread, (pieces,), errbackArgs=(pieces,))
+        reading.addErrback(self._lost_the_thread)
 
-    def _fed(self, piece: tuple[bytes, bool]) -> None:
+    def _fed(self, piece: tuple[bytes, bool], pieces: IPieces) -> None:
+        if pieces is not self._pieces:
+            return  # of a transaction that has ended meanwhile; another may be under way
         octets, ends = piece
         self._session.content(octets, ends)
         self._run()
 
-    def _unread(self, failure: Failure | None) -> None:
+    def _unread(self, failure: Failure | None, pieces: IPieces | None) -> None:
+        if pieces is not self._pieces:
+            return
         if failure is not None:
             self.log.failure("content cannot be read while it is sent", failure=failure)
         self.unreadable = True

@@ -211,6 +211,25 @@ def test_a_piece_that_comes_when_all_is_over_is_nobodys() -> None:
     bench.lose()
 
 
+@pytest.mark.parametrize("late", [(b"late", False), OSError("late")])
+def test_a_piece_of_the_last_transaction_is_no_piece_of_the_next(late: Any) -> None:
+    bench = Bench(EHLO.removesuffix(b"250 CHUNKING\r\n") + b"250-CHUNKING\r\n250 BINARYMIME\r\n").open()
+    first, second = Pieces(), Pieces()
+    refused = bench.carry(first, body="BINARYMIME")
+    bench.hear(b"250 ok\r\n250 ok\r\n")
+    first.asked[0].callback((b"one", False))
+    bench.hear(b"452 4.3.1 full\r\n")  # while the next piece is read
+    assert isinstance(refused[0].outcomes[0], Deferred)
+    ended = bench.carry(second, body="BINARYMIME")
+    bench.hear(b"250 reset\r\n250 ok\r\n250 ok\r\n")
+    bench.transport.writes.clear()
+    first.asked[1].errback(late) if isinstance(late, OSError) else first.asked[1].callback(late)
+    second.asked[0].callback((b"two", True))
+    assert bench.transport.writes == [b"BDAT 3 LAST\r\ntwo"]
+    bench.hear(b"250 taken\r\n")
+    assert isinstance(ended[0].outcomes[0], Delivered)
+
+
 def test_a_downgrade_is_asked_for_and_begun_again() -> None:
     bench = Bench().open()
     [wanted] = bench.carry(body="8BITMIME")
