@@ -283,9 +283,11 @@ class Errand:
                 )
                 self._in_clear |= {host}
                 self._dialler.again(place)
+        if self._visited:
+            return None  # the destination was reached, and what was said there has told whether we ask for too much
         self._trouble = True
         # Where others are open somebody is there, and only wants no more of us.
-        if not self._visited and not deliverer.connections.opened(way.key):
+        if not deliverer.connections.opened(way.key):
             deliverer.unreachable.not_reached(way.key, self._reason)
         return None
 

@@ -555,6 +555,14 @@ def test_who_has_enough_of_us_is_asked_for_less(bench: Bench, stage: Stage, acti
     assert bench.limits.places("remote.example") == 2
 
 
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_who_defers_one_recipient_has_not_had_enough_of_us(bench: Bench, hosts: int) -> None:
+    for number in range(1, hosts + 1):
+        bench.mta(f"mx{number}.remote.example", f"192.0.2.{number}").at("rcpt", reply(452, "4.2.2", "Mailbox full"))
+    bench.deliver("bob")
+    assert bench.limits.places("remote.example") == 5
+
+
 def test_who_takes_our_mail_is_given_more(bench: Bench) -> None:
     mta = bench.mta()
     mta.at("rcpt", NEVER, times=5)
