@@ -160,7 +160,7 @@ class MemorySpool:
         for queue_id, (envelope, octets) in self._messages.items():
             due = [recipient for recipient in envelope.recipients if self._is_due(recipient, now)]
             if due and queue_id not in self._claimed:
-                at = max(min(recipient.next_attempt_at for recipient in due), envelope.received_at)
+                at = min(recipient.next_attempt_at for recipient in due) or envelope.received_at
                 found.append((at, queue_id, MemoryClaim(envelope, due, MemoryContent(octets))))
         claims = [claim for _, _, claim in sorted(found, key=lambda entry: entry[:2])[:limit]]
         for claim in claims:
@@ -173,7 +173,7 @@ class MemorySpool:
 
     async def next_due_at(self) -> float | None:
         times = [
-            max(recipient.next_attempt_at, envelope.received_at)
+            recipient.next_attempt_at or envelope.received_at
             for queue_id, (envelope, _) in self._messages.items()
             for recipient in envelope.recipients
             if recipient.state is State.QUEUED and queue_id not in self._claimed

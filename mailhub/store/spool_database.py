@@ -189,8 +189,9 @@ _SELECT_RECIPIENTS = f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE queue_id 
 #: As spool_schema.due_at does it.
 _RECKON_DUE = """
 UPDATE message SET due_at = (
-    SELECT max(min(next_attempt_at), message.received_at) FROM recipient
+    SELECT coalesce(nullif(min(next_attempt_at), 0), message.received_at) FROM recipient
     WHERE recipient.queue_id = message.queue_id AND state = 'queued'
+    HAVING count(*) > 0
 ) WHERE queue_id = ? RETURNING due_at
 """
 

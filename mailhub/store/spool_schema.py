@@ -157,9 +157,13 @@ def _text_from_labels(labels: Sequence[str]) -> str:
 
 
 def due_at(envelope: Envelope) -> float | None:
-    """When the earliest queued recipient is to be tried, but not before the message came; None if none is queued."""
+    """When the earliest queued recipient is to be tried: one for which no time was set yet, when the message came.
+
+    None if none is queued.
+    """
     times = [recipient.next_attempt_at for recipient in envelope.recipients if recipient.state is State.QUEUED]
-    return max(min(times), envelope.received_at) if times else None
+    # Never the later of both: a message may have come under a clock that was ahead, and has been set back.
+    return (min(times) or envelope.received_at) if times else None
 
 
 def message_row(envelope: Envelope, due: float | None, in_file: bool) -> Row:

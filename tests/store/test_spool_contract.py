@@ -43,8 +43,13 @@ class Bench:
         self.clock.run_until(self.spool.open())
 
     def commit(
-        self, content: bytes = b"Subject: x\r\n\r\nx\r\n", recipients: Sequence[Recipient] = (), **more: object
+        self,
+        content: bytes = b"Subject: x\r\n\r\nx\r\n",
+        recipients: Sequence[Recipient] = (),
+        ahead: float = 0.0,
+        **more: object,
     ) -> str:
+        """Received so many seconds `ahead`: under a clock that has been set back since."""
         draft = self.spool.draft()
         for start in range(0, len(content), 60_000):
             draft.write(content[start : start + 60_000])
@@ -52,7 +57,7 @@ class Bench:
             draft.queue_id,
             Address("alice", "example.org"),
             tuple(recipients) or (Recipient(BOB, BOB),),
-            self.clock.seconds(),
+            self.clock.seconds() + ahead,
             **more,  # type: ignore[arg-type]
         )
         self.clock.run_until(draft.commit(envelope))
@@ -294,6 +299,20 @@ def test_a_time_beyond_the_horizon_is_due_now(bench: Bench) -> None:
     assert [claim.envelope.queue_id for claim in bench.claim()] == [far]
     bench.restart()
     assert [claim.envelope.queue_id for claim in bench.claim()] == [far]
+
+
+@pytest.mark.parametrize("ahead", [600, 3 * 86400])
+def test_a_message_from_before_the_clock_was_set_back_is_tried_again_at_its_time(bench: Bench, ahead: float) -> None:
+    bench.commit(ahead=ahead, recipients=[Recipient(BOB, BOB, next_attempt_at=1.0)])
+    (claim,) = bench.claim()
+    at = bench.clock.seconds() + 300
+    bench.record(claim, attempts=1, next_attempt_at=at)
+    for _ in range(2):
+        assert bench.claim() == []
+        assert bench.due() == at
+        bench.restart()
+    bench.clock.advance(300)
+    assert len(bench.claim()) == 1
 
 
 def test_messages_are_listed_in_pages(bench: Bench) -> None:
