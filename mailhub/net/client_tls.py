@@ -75,7 +75,7 @@ class HostTls:
 
     def check(self, connection: SSL.Connection) -> None:
         """Call it when the handshake is complete, before anything is said.  Raises VerificationError if the
-        certificate is for another host (RFC 9525)."""
+        certificate is for another host (RFC 9525), CertificateError or ValueError if it cannot be told for which."""
         if not self.verifies:
             return
         if self._is_address:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from typing import Protocol as Shape
 
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -169,7 +169,7 @@ class SmtpClient(Protocol):
         self._shaking_hands = False
         try:
             self._tls.check(self.transport.getHandle())
-        except VerificationError:
+        except (VerificationError, CertificateError, ValueError):  # it names another host, no host, or nothing readable
             self._tls_failed(f"the certificate is not for {self._tls.name}")
             self.abort()
             return

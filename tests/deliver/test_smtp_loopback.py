@@ -199,6 +199,13 @@ class LoopbackTests(TestCase):
         assert outcome.reply.text == f"TLS with the remote host failed: the certificate is not for {NAME}"
         assert not mta.messages
 
+    async def test_a_certificate_that_names_no_host_is_none(self) -> None:
+        mta, host = self.mta(tls=self.store("postmaster@remote.example"))
+        outcome = await self.deliver(Smtp("remote.example", (host,), tls="verify"))
+        assert isinstance(outcome, Deferred), outcome
+        assert outcome.reply.text == f"TLS with the remote host failed: the certificate is not for {NAME}"
+        assert not mta.messages
+
     async def test_a_certificate_of_nobody_we_trust_is_none(self) -> None:
         mta, host = self.mta(tls=self.store(authority=trustme.CA()))
         outcome = await self.deliver(Smtp("remote.example", (host,), tls="verify"))
