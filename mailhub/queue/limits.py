@@ -29,6 +29,9 @@ PER_DESTINATION_MAX = 20
 PER_DESTINATION_FIRST = 5
 #: Deliveries that wait for a place at one destination; of bulk, half as many.  More are put back into the queue.
 WAITING_MAX = 100
+#: The same for all destinations together: whoever waits is under way, and so many may be that the lines of a few silent
+#: hosts would leave no room for anybody else (mailhub.queue.runner, IN_FLIGHT_MAX).
+WAITING_ALL_MAX = 400
 #: How soon, and how late, who found the line full may be told to come back, in seconds.
 COME_BACK_SECONDS_MIN = 1.0
 COME_BACK_SECONDS_MAX = 300.0
@@ -100,6 +103,7 @@ class Limits:
         per_destination_max: int = PER_DESTINATION_MAX,
         waiting_max: int = WAITING_MAX,
         *,
+        waiting_all_max: int = WAITING_ALL_MAX,
         per_destination_first: int = PER_DESTINATION_FIRST,
         messages_per_minute: int = 0,
         steady: IReactorTime | None = None,
@@ -109,6 +113,7 @@ class Limits:
         self._per_destination_first = per_destination_first
         self._messages_per_minute = messages_per_minute
         self._waiting_max = waiting_max
+        self._waiting_all_max = max(waiting_all_max, waiting_max)
         self._destinations_max = destinations_max
         self._steady = steady
         self._waiting: dict[str, WaitingLine] = {}
@@ -141,9 +146,12 @@ class Limits:
 
     def wait(self, destination: str, sender: str = "", bulk: bool = False) -> Deferred[None] | None:
         """Fires when a place has been taken for the caller; None when too many wait already.  May be cancelled."""
-        line = self._waiting.setdefault(destination, WaitingLine())
-        if len(line) >= (self._waiting_max // 2 if bulk else self._waiting_max):
+        share = 2 if bulk else 1
+        line = self._waiting.get(destination, ())
+        waiting = sum(map(len, self._waiting.values()))
+        if len(line) >= self._waiting_max // share or waiting >= self._waiting_all_max // share:
             return None
+        line = self._waiting.setdefault(destination, WaitingLine())
         turn = line.add(sender, bulk)
         self._admit(destination)  # a rate is kept by a timer, and somebody has to start it
         return turn

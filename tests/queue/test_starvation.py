@@ -19,7 +19,7 @@ from mailhub.interfaces import IRouter
 from mailhub.model import Address, Envelope, Host, Recipient, Route, Smtp, reply
 from mailhub.net.client_tls import ClientTls
 from mailhub.queue.limits import Limits
-from mailhub.queue.runner import Runner
+from mailhub.queue.runner import IN_FLIGHT_MAX, Runner
 from mailhub.queue.schedule import HOUR, MINUTE, Schedule
 from mailhub.queue.unreachable import PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
 from mailhub.testing.hub import Executor, History
@@ -100,6 +100,21 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_many_silent_hosts_leave_room_for_one_that_lives(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        domain, address = f"silent-{number}.example", f"192.0.2.{100 + number}"
+        monkeypatch.setitem(ADDRESSES, domain, address)
+        mta = RemoteMta(bench.network)
+        mta.at("connect", SILENCE)
+        bench.network.listen(address, 25, mta)
+        bench.send(domain, 110)
+    bench.advance(2)
+    assert bench.runner.in_flight < IN_FLIGHT_MAX
+    bench.send(LIVE)
+    bench.advance(PROMPT_SECONDS)
+    assert len(bench.live.messages) == 1
 
 
 def nobody(bench: Bench) -> None:
