@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Where a host's name is not known, or the words are our own.
 NO_REMOTES: Mapping[Address, str] = {}
+#: Where no route has an end of its own.
+NO_ENDS: Mapping[Address, float] = {}
 
 _NEVER = frozenset({"NEVER"})
 _READ_OCTETS = 16 * 1024
@@ -65,10 +67,12 @@ class Notifier:
         recipients: Sequence[Recipient],
         content: IContent,
         remotes: Mapping[Address, str] = NO_REMOTES,
+        give_up: Mapping[Address, float] = NO_ENDS,
     ) -> Sequence[Recipient]:
         """Tell the sender of `envelope` whatever must be told about these recipients, as they are about to be recorded.
 
         `remotes` names the host that gave a recipient's last reply; one that is delivered and stands there was relayed.
+        `give_up` is the age in seconds at which nobody tries any more, of those whose route has one of its own.
         Gives back what is to be recorded: the same recipients, those whose delay was told now with that mark.
         Raises SpoolError or AccountsUnavailable; then nothing final may be recorded yet.
         """
@@ -79,6 +83,7 @@ class Notifier:
         reports: dict[Action, list[Report]] = {}
         unwanted: list[Recipient] = []
         for recipient in recipients:
+            end = envelope.received_at + give_up.get(recipient.address, self._give_up_seconds)
             action = self._action(envelope, recipient, now, remotes)
             if action is Action.FAILED and not needed(envelope, recipient, action):
                 unwanted.append(recipient)
@@ -89,7 +94,7 @@ class Notifier:
                         action,
                         attempted_at=now,
                         remote=remotes.get(recipient.address, ""),
-                        retry_until=envelope.received_at + self._give_up_seconds if action is Action.DELAYED else None,
+                        retry_until=end if action is Action.DELAYED else None,
                     )
                 )
         self._discard(envelope, unwanted, "the sender wants to hear of no failure", "RFC 3461 section 4.1")

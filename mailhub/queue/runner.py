@@ -60,6 +60,8 @@ NO_DELIVERER = reply(451, "4.3.5", "Delivery by this route is not configured")
 
 #: Where no host has said anything.
 NO_REMOTES: Mapping[Address, str] = {}
+#: Where no route has an end of its own.
+NO_ENDS: Mapping[Address, float] = {}
 
 
 class Tell(Protocol):
@@ -67,7 +69,8 @@ class Tell(Protocol):
 
     `recipients` are those, as they are about to be recorded, whose outcome may have to be told (FAILED; DELIVERED where
     NOTIFY=SUCCESS was asked for and the next hop does not tell it; QUEUED whose delay was not told yet); `remotes`
-    names the hosts whose replies they bear.  Whether anybody is told is up to the callee (RFC 3461 section 6).  When it
+    names the hosts whose replies they bear, `give_up` the age at which nobody tries any more, of those whose route has
+    one of its own.  Whether anybody is told is up to the callee (RFC 3461 section 6).  When it
     returns, the notification is durable, and what it gives back is recorded: the same recipients, those whose delay
     was told now with that mark.  If it raises, failures stay in the queue until it does not.
     """
@@ -78,6 +81,7 @@ class Tell(Protocol):
         recipients: Sequence[Recipient],
         content: IContent,
         remotes: Mapping[Address, str] = NO_REMOTES,
+        give_up: Mapping[Address, float] = NO_ENDS,
     ) -> Awaitable[Sequence[Recipient]]: ...
 
 
@@ -89,6 +93,7 @@ async def tell_nobody(
     recipients: Sequence[Recipient],
     content: IContent,
     remotes: Mapping[Address, str] = NO_REMOTES,
+    give_up: Mapping[Address, float] = NO_ENDS,
 ) -> Sequence[Recipient]:
     """A Tell for a hub without notifications."""
     return recipients
@@ -350,6 +355,7 @@ class Runner:
         after: list[Recipient] = []
         to_tell: list[Recipient] = []
         remotes: dict[Address, str] = {}
+        ends: dict[Address, float] = {}
         for recipient, route in pairs:
             outcome = outcomes.get(recipient.address)
             if outcome is None:
@@ -360,6 +366,8 @@ class Runner:
                 to_tell.append(changed)
                 if outcome.remote:
                     remotes[recipient.address] = outcome.remote
+                if (own := _pace(route).give_up) is not None:
+                    ends[recipient.address] = own
             self._history.record(
                 _KIND[changed.state],
                 session_id=envelope.session_id,
@@ -370,7 +378,7 @@ class Runner:
                 **_beyond(outcome, changed, route),
             )
         if to_tell:
-            told = await self._told(claim, to_tell, remotes, now)
+            told = await self._told(claim, to_tell, remotes, ends, now)
             after = [told.get(changed.address, changed) for changed in after]
         if await self._record(claim, after) and self._observers:
             self._observe(envelope, pairs, after, outcomes)
@@ -396,7 +404,12 @@ class Runner:
                 assert_never(outcome)
 
     async def _told(
-        self, claim: IClaim, recipients: Sequence[Recipient], remotes: Mapping[Address, str], now: float
+        self,
+        claim: IClaim,
+        recipients: Sequence[Recipient],
+        remotes: Mapping[Address, str],
+        ends: Mapping[Address, float],
+        now: float,
     ) -> Mapping[Address, Recipient]:
         """The recipients as they are to be recorded, now that their sender knows what he must know.
 
@@ -404,7 +417,7 @@ class Runner:
         lost notification is better than a second copy.
         """
         try:
-            told = await self._tell(claim.envelope, recipients, claim.content, remotes)
+            told = await self._tell(claim.envelope, recipients, claim.content, remotes, ends)
         except defer.CancelledError:
             raise
         except Exception:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mailhub.dsn.compose import HEADER_OCTETS_MAX
-from mailhub.dsn.notifier import NO_REMOTES, Notifier
+from mailhub.dsn.notifier import NO_ENDS, NO_REMOTES, Notifier
 from mailhub.interfaces import AccountsUnavailable, SpoolError
 from mailhub.model import Address, Envelope, MailParameters, Recipient, State, reply
 from mailhub.queue.resolution import Destination, Resolution
@@ -145,13 +145,14 @@ class World:
         sender: Address | None = ALICE,
         content: Content | None = None,
         remotes: Mapping[Address, str] = NO_REMOTES,
+        give_up: Mapping[Address, float] = NO_ENDS,
         **parameters: Any,
     ) -> list[Recipient]:
         content = content or Content(CONTENT)
         envelope = Envelope(
             "m1", sender, recipients, RECEIVED, size=content.size, parameters=MailParameters(**parameters)
         )
-        return list(now(self.notifier.tell(envelope, recipients, content, remotes)))  # type: ignore[arg-type]
+        return list(now(self.notifier.tell(envelope, recipients, content, remotes, give_up)))  # type: ignore[arg-type]
 
 
 def failed(address: Address = BOB, **more: Any) -> Recipient:
@@ -210,6 +211,15 @@ def test_each_kind_has_its_own_message() -> None:
     assert actions == ["delayed", "delivered", "failed", "relayed"]
     assert len(world.spool.queued) == 4
     assert b"Remote-MTA: dns; mx.example.net" in world.spool.queued[0][1]
+
+
+def test_a_delay_names_the_end_of_the_route() -> None:
+    world = World()
+    world.clock.advance(5 * HOURS)
+    world.tell(queued(), give_up={BOB: 24 * HOURS})
+    octets = world.spool.queued[0][1]
+    assert b"Will-Retry-Until: Sat, 16 Jan 2027 08:00:00 +0000" in octets
+    assert b"keep trying until Sat, 16 Jan 2027 08:00:00 +0000." in b" ".join(octets.split())
 
 
 def test_a_delay_is_told_when_it_is_old_enough_and_once() -> None:

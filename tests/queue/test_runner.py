@@ -23,6 +23,7 @@ from mailhub.model import (
     Mailbox,
     Nowhere,
     Outcome,
+    Pace,
     Recipient,
     Route,
     Smtp,
@@ -30,7 +31,7 @@ from mailhub.model import (
     reply,
 )
 from mailhub.queue.limits import Limits
-from mailhub.queue.runner import NO_REMOTES, Runner
+from mailhub.queue.runner import NO_ENDS, NO_REMOTES, Runner
 from mailhub.queue.schedule import DAY, HOUR, Schedule
 from mailhub.testing.spool import MemorySpool
 
@@ -61,6 +62,8 @@ class Router:
                 return Nowhere(LATER)
             case "bug.example":
                 raise ZeroDivisionError
+            case "hasty.example" as domain:
+                return Smtp(domain, (), pace=Pace(give_up=HOUR))
             case domain:
                 return Smtp(domain, ())
 
@@ -133,6 +136,7 @@ class Bench:
         self.said: list[str] = []
         self.told: list[tuple[str, list[Recipient]]] = []
         self.queued_when_told: list[bool] = []
+        self.ends: dict[Address, float] = {}
         self.cannot_tell = False
         self.runner = self.make()
         self.now(self.spool.open())
@@ -165,7 +169,9 @@ class Bench:
         recipients: Sequence[Recipient],
         content: IContent,
         remotes: Mapping[Address, str] = NO_REMOTES,
+        give_up: Mapping[Address, float] = NO_ENDS,
     ) -> Sequence[Recipient]:
+        self.ends.update(give_up)
         stored = await self.spool.find(envelope.queue_id)
         states = {one.address: one.state for one in stored.recipients} if stored else {}
         self.queued_when_told.append(all(states.get(one.address) is State.QUEUED for one in recipients))
@@ -296,6 +302,14 @@ def test_a_failure_is_told_before_its_cause_leaves_the_queue(bench: Bench) -> No
     assert bench.empty
     assert [(who, [one.state for one in recipients]) for who, recipients in bench.told] == [(queue_id, [State.FAILED])]
     assert bench.queued_when_told == [True]
+
+
+def test_who_is_told_of_a_delay_is_told_when_his_route_gives_up(bench: Bench) -> None:
+    hasty = Address("later", "hasty.example")
+    bench.commit(hasty, Address("later", "usual.example"))
+    bench.runner.start()
+    bench.clock.advance(1)
+    assert bench.ends == {hasty: HOUR}
 
 
 def test_a_failure_that_cannot_be_told_stays_until_it_can(bench: Bench) -> None:
