@@ -34,6 +34,7 @@ from mailhub.model import (
     reply,
 )
 from mailhub.model.route import USUAL_PACE
+from mailhub.policy.begin import begin
 from mailhub.queue.limits import Limits
 from mailhub.queue.schedule import Schedule
 from mailhub.queue.waiting_line import is_bulk
@@ -50,6 +51,8 @@ SPOOL_RETRY_SECONDS = 5.0
 SLEEP_SECONDS_MAX = 600.0
 #: The shortest sleep when there was nothing to claim.
 SLEEP_SECONDS_MIN = 0.1
+#: Recipients of one message whose routes are looked for at once.
+ROUTES_AT_ONCE_MAX = 50
 #: So many hosts of a route are named in history.
 HOSTS_TOLD_MAX = 5
 #: How long deliveries under way may take to end when the runner is stopped.
@@ -263,9 +266,10 @@ class Runner:
     async def _carry(self, claim: IClaim) -> None:
         """Every recipient of the claim to its outcome; destinations do not wait for each other."""
         groups: dict[tuple[type[Route], Hashable], list[tuple[Recipient, Route]]] = {}
-        for recipient in claim.recipients:
-            route = await self._route(claim.envelope, recipient)
-            groups.setdefault((type(route), _company(route)), []).append((recipient, route))
+        for start in range(0, len(claim.recipients), ROUTES_AT_ONCE_MAX):
+            some = claim.recipients[start : start + ROUTES_AT_ONCE_MAX]
+            for recipient, route in zip(some, await self._routes(claim.envelope, some), strict=True):
+                groups.setdefault((type(route), _company(route)), []).append((recipient, route))
         if len(groups) == 1:
             for pairs in groups.values():
                 await self._attempt(claim, pairs)
@@ -277,6 +281,22 @@ class Runner:
             for _, result in results:
                 if isinstance(result, Failure):
                     result.raiseException()
+
+    async def _routes(self, envelope: Envelope, recipients: Sequence[Recipient]) -> Sequence[Route]:
+        """All at the same time, so that many zones that do not answer cost one time-out and not many."""
+        if len(recipients) == 1:
+            return [await self._route(envelope, recipients[0])]
+        begun = [begin(self._route(envelope, recipient)) for recipient in recipients]
+        routes: list[Route] = []
+        try:
+            for each in begun:
+                routes.append(await each if isinstance(each, defer.Deferred) else each)
+        finally:
+            for each in begun[len(routes) :]:
+                if isinstance(each, defer.Deferred):  # we were stopped while we waited
+                    each.addErrback(lambda _: None)
+                    each.cancel()
+        return routes
 
     async def _route(self, envelope: Envelope, recipient: Recipient) -> Route:
         try:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from mailhub.deliver.smtp import Outside, SmtpDeliverer
 from mailhub.interfaces import IRouter
-from mailhub.model import Address, Envelope, Host, Recipient, Route, Smtp, reply
+from mailhub.model import Address, Envelope, Host, Nowhere, Recipient, Route, Smtp, reply
 from mailhub.net.client_tls import ClientTls
 from mailhub.queue.limits import Limits
 from mailhub.queue.runner import IN_FLIGHT_MAX, Runner
@@ -36,6 +36,8 @@ MANY = 1000
 SOME = 60
 #: What a delivery to a host that answers at once takes under this network's delays, with room to spare.
 PROMPT_SECONDS = 1.0
+#: How long a resolver may look for what it does not find.
+LAME_SECONDS = 12.0
 
 
 @implementer(IRouter)
@@ -73,12 +75,15 @@ class Bench:
 
     def send(self, domain: str, count: int = 1) -> None:
         for number in range(count):
-            draft = self.spool.draft()
-            draft.write(b"Subject: hello\r\n\r\n")
-            address = Address(f"user-{number}", domain)
-            recipients = (Recipient(address, address, next_attempt_at=self.network.seconds()),)
-            envelope = Envelope(draft.queue_id, SENDER, recipients, self.network.seconds())
-            Awaited.fromCoroutine(draft.commit(envelope))
+            self.send_to(Address(f"user-{number}", domain))
+
+    def send_to(self, *addresses: Address) -> None:
+        """One message for all of them."""
+        now = self.network.seconds()
+        draft = self.spool.draft()
+        draft.write(b"Subject: hello\r\n\r\n")
+        recipients = tuple(Recipient(address, address, next_attempt_at=now) for address in addresses)
+        Awaited.fromCoroutine(draft.commit(Envelope(draft.queue_id, SENDER, recipients, now)))
 
     def advance(self, seconds: float) -> None:
         """From one event to the next, so that each happens at its time however long the way is."""
@@ -114,6 +119,24 @@ def test_many_silent_hosts_leave_room_for_one_that_lives(bench: Bench, monkeypat
     assert bench.runner.in_flight < IN_FLIGHT_MAX
     bench.send(LIVE)
     bench.advance(PROMPT_SECONDS)
+    assert len(bench.live.messages) == 1
+
+
+def test_many_zones_that_do_not_answer_cost_the_other_recipients_one_time_out(bench: Bench) -> None:
+    @implementer(IRouter)
+    class Lame:
+        async def route(self, envelope: Envelope, recipient: Recipient) -> Route:
+            if recipient.address.domain == LIVE:
+                return await Router().route(envelope, recipient)
+            answer: Awaited[None] = Awaited()
+            bench.network.callLater(LAME_SECONDS, answer.callback, None)
+            await answer
+            return Nowhere(reply(451, "4.4.3", "The DNS does not say"))
+
+    bench.runner._router = Lame()
+    addresses = [Address("ann", f"lame-{number}.example") for number in range(20)] + [Address("ann", LIVE)]
+    bench.send_to(*addresses)
+    bench.advance(LAME_SECONDS + PROMPT_SECONDS)
     assert len(bench.live.messages) == 1
 
 
