@@ -298,8 +298,8 @@ class Errand:
     def _missed(self, missed: Missed) -> None:
         host = missed.host
         why = "".join(character if character.isprintable() else "?" for character in missed.why)
-        # RFC 3463 section 3.5, X.4.1: no answer from host.
-        self._reason, self._remote = reply(451, "4.4.1", f"No connection to {where(host)}: {why}"), host.name
+        # RFC 3463 section 3.5, X.4.1: no answer from host.  So these are our own words, and no host has said them.
+        self._reason, self._remote = reply(451, "4.4.1", f"No connection to {where(host)}: {why}"), ""
         self._deliverer.unreachable.not_reached(host, self._reason)
         self._record(_described(host, missed.seconds), self._reason, len(self._left))
 

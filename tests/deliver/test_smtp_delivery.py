@@ -524,6 +524,13 @@ def test_a_host_that_greylists_is_not_asked_again_at_its_other_address(bench: Be
     assert isinstance(bench.deliver("bob")["bob"], Delivered)
 
 
+def test_a_host_that_was_not_reached_has_said_nothing(bench: Bench) -> None:
+    bench.hosts.append(Host("mx1.remote.example", "192.0.2.1"))
+    outcome = bench.deliver("bob")["bob"]
+    assert outcome.remote == ""
+    assert "mx1.remote.example [192.0.2.1]:25" in outcome.reply.text
+
+
 def test_so_many_hosts_may_defer_and_no_more(bench: Bench) -> None:
     mtas = [bench.mta(f"mx{number}.remote.example", f"192.0.2.{number}") for number in range(1, 7)]
     for mta in mtas:
