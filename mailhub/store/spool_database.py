@@ -546,9 +546,9 @@ class SpoolDatabase:
             return envelope, FileContent(self._disk, path, envelope.size)
         try:
             octets = self._sql("SELECT octets FROM content WHERE queue_id = ?", (queue_id,)).get
-        except (*_CORRUPT, apsw.IOError) as error:
+        except _CORRUPT as error:
             # Nobody has looked at the contents when the database was opened (_connect): that of one message must not
-            # keep all the others from being found.
+            # keep all the others from being found.  What a disk does not read now it may read later.
             raise ValueError(f"the content cannot be read: {error}") from error
         if not isinstance(octets, bytes) or len(octets) != envelope.size:
             raise ValueError(f"the content is missing or has another size than {envelope.size}")
