@@ -175,9 +175,10 @@ def _lines_with(text: str, lowered: str, wanted: Collection[str]) -> list[str]:
     """The lines in which a word may stand, in order.
 
     All of them for a word that need not stand there as it is: quoted in an address, or with letters that JSON escapes.
+    None for one that is empty: it stands everywhere.
     """
     begins: set[int] = set()
-    for word in wanted:
+    for word in filter(None, wanted):
         if not _PLAIN.fullmatch(word) and word not in _NEEDLES:
             return text.split("\n")
         for needle in _NEEDLES.get(word) or (json.dumps(word)[1:-1].lower(),):

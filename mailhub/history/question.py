@@ -9,7 +9,7 @@ The newest stories come first, and no more is read than it takes to find as many
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mailhub.history.pages import Pages, Told
 from mailhub.history.story import Story
@@ -63,8 +63,14 @@ class _Key:
 
 
 def ask(pages: Pages, question: Question) -> Answer:
-    """Raises HistoryUnreadable."""
-    return _Search(pages, question).answer()
+    """Raises HistoryUnreadable.
+
+    A word that is empty, as that between the brackets of `<>`, is none: it would be looked for everywhere.
+    """
+    words = question.words - {""}
+    if question.words and not words:
+        return Answer()
+    return _Search(pages, replace(question, words=words)).answer()
 
 
 def newest_first(found: Iterable[tuple[Story, float]], is_cut: bool) -> Answer:

@@ -114,6 +114,15 @@ def test_every_form_of_an_address_is_found(chronicle: Chronicle, local: str) -> 
     assert word(str(address)) == plain == word(address)
 
 
+def test_an_empty_word_stands_nowhere(chronicle: Chronicle) -> None:
+    """`mailhub why '<>'`: between the brackets there is nothing to look for, even where a fact is an empty text."""
+    chronicle.tell("greeted", "s", peer="192.0.2.1", verb="EHLO", hello="x.example", ptr="")
+    chronicle.tell("queued", "s", "q", reverse_path=None, recipients=[ALICE], size=1, message_id="")
+    assert word("<>") == ""
+    assert chronicle.found("") == []
+    assert chronicle.found("", ALICE) == [("q", "waiting")]
+
+
 def test_messages_of_one_session_are_told_apart(chronicle: Chronicle) -> None:
     chronicle.tell("connected", "s", peer="192.0.2.1")
     for number in (1, 2, 3):
