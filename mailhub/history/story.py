@@ -74,7 +74,9 @@ class Story:
         if self.arrival is not None:
             found.update(dict.fromkeys(_addresses(self.arrival)))
         elif self.notification is not None:
-            found[self.notification.text("reverse_path")] = None
+            # Behind the aliases of whoever is told, as for all other mail.
+            told = self.notification.facts.get("to") or [self.notification.text("reverse_path")]
+            found.update(dict.fromkeys(map(str, told)))
         else:
             for event in self.events:
                 if event.kind in REFUSALS or event.kind in OUTCOMES:

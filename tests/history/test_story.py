@@ -189,6 +189,31 @@ def test_a_notification_is_a_story_of_its_own(chronicle: Chronicle) -> None:
     assert "made" in chronicle.text("d1")
 
 
+def test_a_notification_goes_to_those_behind_the_alias_of_the_sender(chronicle: Chronicle) -> None:
+    notified = {"action": "failed", "recipients": ["gone@far.example"], "notification": "d1", "to": [ALICE, BOB]}
+    chronicle.tell("notified", "", "q1", reverse_path="team@example.test", **notified)
+    chronicle.delivered("", "d1", ALICE)
+    assert chronicle.found("d1") == [("d1", "1 delivered, 1 waiting")]
+    chronicle.delivered("", "d1", BOB)
+    (story,) = chronicle.ask("d1").stories
+    assert (story.verdict, story.recipients) == ("delivered", (ALICE, BOB))
+
+
+def test_content_that_was_refused_is_found_by_whom_it_was_for(chronicle: Chronicle) -> None:
+    chronicle.tell("greeted", "s", peer="192.0.2.1", verb="EHLO", hello="x.example")
+    refused = {
+        "stage": "content",
+        "reply": "550 5.6.0 No",
+        "rule": "r",
+        "reverse_path": ANN,
+        "recipients": [ALICE, BOB],
+    }
+    chronicle.tell("refused", "s", "q1", **refused)
+    for asked in (ALICE, BOB):
+        (story,) = chronicle.ask(asked, refused=True).stories
+        assert (story.id, story.verdict, story.recipients) == ("q1", "refused", (ALICE, BOB))
+
+
 def test_a_story_goes_on_over_many_pages(chronicle: Chronicle) -> None:
     chronicle.tell("connected", "s", peer="192.0.2.1")
     chronicle.refused("s", BOB)
