@@ -349,7 +349,7 @@ class Receiver:
         if fault is None and incoming.hops > self.reception.hops_max:
             fault = replies.TOO_MANY_HOPS
         if fault is not None:
-            return self._content_refused(fault, incoming, reverse_path=mail.value.reverse_path, cause=incoming.cause)
+            return self._content_refused(fault, incoming, **_whose(mail), cause=incoming.cause)
         verdict = self.reception.panel.judge_content(mail.value, incoming)
         return _then(verdict, self._content_judged, mail, incoming)
 
@@ -358,11 +358,9 @@ class Receiver:
         if self._mail is not mail:  # the connection was lost while the policies thought
             return replies.LOCAL_TROUBLE
         if opinion is not None and not opinion.is_positive:
-            return self._content_refused(opinion, incoming, reverse_path=mail.value.reverse_path, by=verdict.by)
+            return self._content_refused(opinion, incoming, **_whose(mail), by=verdict.by)
         if not mail.prepend(verdict.fields):
-            return self._content_refused(
-                replies.LOCAL_TROUBLE, incoming, reverse_path=mail.value.reverse_path, cause=TOO_MANY_FIELDS
-            )
+            return self._content_refused(replies.LOCAL_TROUBLE, incoming, **_whose(mail), cause=TOO_MANY_FIELDS)
         reception = self.reception
         envelope = mail.envelope(incoming, reception.hostname, reception.submits, reception.clock.seconds())
         self._mail = None  # from here on the commit decides; a lost connection changes nothing any more
@@ -370,10 +368,11 @@ class Receiver:
         try:
             committed = begin(incoming.draft.commit(envelope))
         except Exception:
-            return self._not_kept(Failure(), incoming, envelope)  # type: ignore[no-untyped-call]
+            return self._not_kept(Failure(), incoming, mail)  # type: ignore[no-untyped-call]
         if type(committed) is Deferred:
-            both = (incoming, envelope)
-            return committed.addCallbacks(self._kept, self._not_kept, both, errbackArgs=both)
+            return committed.addCallbacks(
+                self._kept, self._not_kept, (incoming, envelope), errbackArgs=(incoming, mail)
+            )
         return self._kept(None, incoming, envelope)
 
     def _kept(self, _: None, incoming: Incoming, envelope: Envelope) -> Reply:
@@ -391,15 +390,15 @@ class Receiver:
         )
         return replies.queued(envelope.queue_id)
 
-    def _not_kept(self, failure: Failure, incoming: Incoming, envelope: Envelope) -> Reply:
+    def _not_kept(self, failure: Failure, incoming: Incoming, mail: OpenTransaction) -> Reply:
         """Raises what is no SpoolError: a bug, which costs the client a 451."""
         self.is_committing = False
         incoming.draft.discard()  # nothing of it stays, whatever has gone wrong
         failure.trap(SpoolError)  # type: ignore[no-untyped-call]
         error = cast("SpoolError", failure.value)
         if not isinstance(error, SpoolFull):
-            self.log.error("cannot keep {queue_id}: {cause}", queue_id=envelope.queue_id, cause=str(error))
-        return self._content_refused(_trouble(error), incoming, reverse_path=envelope.reverse_path, cause=str(error))
+            self.log.error("cannot keep {queue_id}: {cause}", queue_id=incoming.queue_id, cause=str(error))
+        return self._content_refused(_trouble(error), incoming, **_whose(mail), cause=str(error))
 
     def _message_id(self, incoming: Incoming) -> str:
         """As the message has it, or as we have put it there (RFC 6409 section 8.3)."""
@@ -439,6 +438,12 @@ class Receiver:
             "refused", self.session.id, queue_id, stage=stage, reply=reply, peer=self.session.peer.ip, **facts
         )
         return reply
+
+
+def _whose(mail: OpenTransaction) -> dict[str, Any]:
+    """For history, of a message that came whole and is refused: the sender, and all who were to get it."""
+    recipients = tuple([recipient.address for recipient in mail.value.recipients])
+    return {"reverse_path": mail.value.reverse_path, "recipients": recipients}
 
 
 def _trouble(error: SpoolError) -> Reply:

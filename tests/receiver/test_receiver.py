@@ -252,6 +252,8 @@ def test_faulty_content_is_refused_and_gone(desk: Callable[..., Any]) -> None:
     said = client.ask(events.ContentEnded(12, replies.BARE_LINE_END))
     assert said is replies.BARE_LINE_END
     assert (client.queued(), client.spool.drafts_open) == ([], 0)
+    (refused,) = [event for event in client.history.events if event["kind"] == "refused"]
+    assert refused["recipients"], "history knows for whom it was"
     assert str(client.send()).startswith(OK)
 
 
