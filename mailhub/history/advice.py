@@ -220,6 +220,30 @@ _ON_THE_WAY = (
         remote=False,
     ),
     _Row(
+        "The other host was reached, and then ended the connection or was silent for too long.  If it goes so with "
+        "every host, a firewall or a provider between may be the cause.",
+        status="4.4.2",
+        says=" remote host ",
+    ),
+    _Row(
+        "What answers there does not speak SMTP as it should: look whether host and port are right, or ask its "
+        "postmaster.",
+        status="4.5.0",
+        says="The remote host broke the protocol",
+    ),
+    _Row(
+        "The other host says how large a message may be, and this one is larger: the sender has to send less.",
+        status="5.3.4",
+        says="larger than the remote host takes",
+    ),
+    _Row(
+        "The other host cannot take addresses or header fields beyond ASCII (SMTPUTF8): only its postmaster can "
+        "change that, or the sender uses addresses in ASCII.",
+        status="5.6.7",
+        says="which the remote host does not offer",
+    ),
+    _Row(_OURS, status="4.3.0", says="The content of the message cannot be read now"),
+    _Row(
         "These are the words of the other host: only its postmaster, or the recipient, can change that.",
         remote=True,
     ),
@@ -248,6 +272,8 @@ def _for(event: Told, story: Story) -> list[str]:
         return []
     if event.kind == "held":
         return [f"The postmaster holds it.  `mailhub queue release {story.id}` lets it go."]
+    if event.kind == "failed" and event.text("by"):
+        return []  # the postmaster has ended it, and there is nobody else to ask
     remote = _is_remote(event, story)
     texts = [row.text for row in _TABLES.get(event.kind, ()) if _fits(row, event, remote)][:1]
     rule = event.text("by")

@@ -16,6 +16,9 @@ from mailhub.history.question import Answer, Question, ask
 from mailhub.history.story import Story
 from mailhub.history.telling import duration, entry, told
 from mailhub.history.words import word
+from mailhub.model import Reply
+from mailhub.net import smtp_client
+from mailhub.wire.smtp import client_fit, client_order
 from mailhub.wire.smtp.grammar import parse_address
 
 #: Thursday 20 November 2025, 12:00:00 UTC.
@@ -350,6 +353,37 @@ def test_whatever_strangers_wrote_one_event_is_one_line_and_no_command(chronicle
 def test_a_hint_that_is_a_command_is_safe_to_copy(chronicle: Chronicle) -> None:
     chronicle.refused("s", "a`id`$(id)@example.test")
     assert "`mailhub user add 'a`id`$(id)@example.test'` makes a mailbox" in " ".join(chronicle.text("s").split())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        client_order.LOST,
+        client_order.OUT_OF_STEP,
+        client_order.WRONG_REPLY,
+        client_fit.TOO_BIG,
+        client_fit.NO_SMTPUTF8,
+        smtp_client.UNREADABLE,
+    ],
+)
+def test_our_words_about_another_host_are_not_taken_for_its_own(chronicle: Chronicle, reply: Reply) -> None:
+    kind = "deferred" if reply.code < 500 else "failed"
+    theirs = {"recipient": "joe@far.example", "remote": "mx.far.example"}
+    chronicle.queued("s", "q", "joe@far.example", "jim@far.example")
+    chronicle.tell("attempted", "s", "q", route="smtp:mx.far.example:25", recipients=["joe@far.example"])
+    chronicle.tell(kind, "s", "q", reply=reply, **theirs)
+    text = chronicle.text("q")
+    assert "What would have to change:" in text
+    assert "the words of the other host" not in text
+    chronicle.tell(kind, "s", "q", reply=f"{reply.code} {reply.status} Go away", **theirs)
+    assert "the words of the other host" in chronicle.text("q")
+
+
+def test_there_is_no_hint_for_what_the_postmaster_has_ended(chronicle: Chronicle) -> None:
+    chronicle.queued("s", "q", "joe@far.example")
+    chronicle.tell("attempted", "s", "q", route="smtp:mx.far.example:25", recipients=["joe@far.example"])
+    chronicle.tell("failed", "", "q", recipient="joe@far.example", reply="554 5.0.0 The postmaster has", by="root")
+    assert "What would have to change:" not in chronicle.text("q")
 
 
 def test_events_of_another_version_are_told_as_they_are() -> None:
