@@ -22,9 +22,11 @@ from mailhub.history.plain import plain
 from mailhub.history.words import ASKED
 from mailhub.model import Address, Reply
 
-#: The values of an event whose line would be longer are cut to VALUE_CHARACTERS_MAX each.
-LINE_CHARACTERS_MAX = 32_768
+#: There is room for a thousand recipients.  The values of an event whose line would be longer are cut to
+#: VALUE_CHARACTERS_MAX each, and its lists to so many texts as have LISTS_CHARACTERS_MAX in all.
+LINE_CHARACTERS_MAX = 131_072
 VALUE_CHARACTERS_MAX = 500
+LISTS_CHARACTERS_MAX = 65_536
 FACTS_MAX = 100
 
 #: Time, kind, session id, queue id, facts.
@@ -52,7 +54,7 @@ def line(event: Event) -> str:
 def tell(batch: Iterable[Event], *, is_cut: bool = False) -> tuple[list[str], list[Asked]]:
     """The line of each event, and what stands in it that the event can be asked by.  Never raises.
 
-    `is_cut` says that the facts are short texts already.
+    `is_cut` says that the facts are short already.
     """
     texts = _Texts()
     text_of = texts.__getitem__
@@ -152,12 +154,33 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=plain, allow_nan=False
 
 
 def _cut(facts: Mapping[str, object]) -> dict[str, object]:
-    """The facts as short texts, no matter what they are."""
+    """The facts as short texts, lists of these, and numbers, no matter what they are."""
     cut: dict[str, object] = {}
+    left = LISTS_CHARACTERS_MAX
     for name, value in list(facts.items())[:FACTS_MAX]:
-        try:
-            text = str(value)
-        except Exception:
-            text = f"<{type(value).__name__}>"
-        cut[str(name)] = text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}..."
+        if isinstance(value, list | tuple):
+            texts: list[str] = []
+            for each in value:
+                text = _short(each)
+                left -= len(text) + 3  # with quotes and a comma
+                if left < 0:
+                    break
+                texts.append(text)
+            cut[str(name)] = texts
+        elif value is None or (isinstance(value, int | float) and abs(value) < _NUMBER_MAX):
+            cut[str(name)] = value
+        else:
+            cut[str(name)] = _short(value)
     return cut
+
+
+#: Greater ones, infinite ones and what is no number are told as texts.
+_NUMBER_MAX = 1 << 53
+
+
+def _short(value: object) -> str:
+    try:
+        text = str(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}..."

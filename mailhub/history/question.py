@@ -15,7 +15,8 @@ from mailhub.history.pages import Pages, Told
 from mailhub.history.story import Story
 from mailhub.history.words import A_REFUSAL, REFUSALS
 
-#: Events of one story; a session with thousands of refusals is told to here.
+#: Events of one story; a session with thousands of refusals is told to here.  Of a message the first and the last are
+#: told, and for each recipient the one that decided: many recipients and many attempts make many more.
 EVENTS_MAX = 2000
 #: Pages on which the message is looked for that a word in a session led to.
 SESSION_PAGES_MAX = 5
@@ -156,12 +157,14 @@ class _Search:
     def _story(self, key: _Key, is_whole: bool) -> Story:
         """Of several, the story is told in one line: then it is enough to know the page on which it stands, if it
         begins and ends there."""
-        events: list[Told]
         if not key.queue_id:
             events = self._of_session(key.session_id)
-        elif is_whole or not (events := self._of_page(key)):
-            events = self._of_message(key.queue_id)
-        return Story(key.queue_id or key.session_id, tuple(sorted(events, key=lambda event: event.at)[:EVENTS_MAX]))
+            return Story(key.session_id, tuple(sorted(events, key=_at)[:EVENTS_MAX]))
+        left_out = 0
+        events = [] if is_whole else self._of_page(key)
+        if not events:
+            events, left_out = self._of_message(key.queue_id)
+        return _within(Story(key.queue_id, tuple(sorted(events, key=_at)), left_out))
 
     def _of_page(self, key: _Key) -> list[Told]:
         """All of the message that stands on this page, if that is all of it; else nothing."""
@@ -171,17 +174,20 @@ class _Search:
             return []
         return self._steps(arrival, key.page)[0][::-1] + events
 
-    def _of_message(self, queue_id: str) -> list[Told]:
+    def _of_message(self, queue_id: str) -> tuple[list[Told], int]:
+        """And how many of them were left out, so that there is never much more in memory than is told."""
         events: list[Told] = []
+        left_out = 0
         arrival: tuple[Told, int] | None = None
         for number in self._pages.find((queue_id.lower(),)):
             found = self._about(queue_id, number)
             events += found
             if arrival is None:
                 arrival = next(((event, number) for event in found if _ends_transaction(event)), None)
-            if len(events) > EVENTS_MAX:
-                break
-        return events if arrival is None else self._how_it_came(*arrival) + events
+            if len(events) > 2 * EVENTS_MAX:
+                story = _within(Story(queue_id, tuple(events), left_out))
+                events, left_out = list(story.events), story.left_out
+        return (events if arrival is None else self._how_it_came(*arrival) + events), left_out
 
     def _about(self, queue_id: str, page: int) -> list[Told]:
         events = self._pages.events(page, (queue_id.lower(),))
@@ -234,6 +240,22 @@ class _Search:
             if len(events) > EVENTS_MAX:
                 break
         return events + waiting
+
+
+def _at(event: Told) -> float:
+    return event.at
+
+
+def _within(story: Story) -> Story:
+    """The same, within EVENTS_MAX: what brought it, what decided, and both ends are kept."""
+    count = len(story.events)
+    if count <= EVENTS_MAX:
+        return story
+    half = EVENTS_MAX // 2
+    kept = {*range(half), *range(count - half, count), *story.decisive}
+    brought = {id(story.arrival), id(story.notification)}
+    events = [each for number, each in enumerate(story.events) if number in kept or id(each) in brought]
+    return Story(story.id, tuple(events), story.left_out + count - len(events))
 
 
 def _ends_transaction(event: Told) -> bool:

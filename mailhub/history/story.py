@@ -28,10 +28,14 @@ _ORDER = ("delivered", "waiting", "held", "failed", "discarded", "refused")
 
 @dataclass(frozen=True)
 class Story:
-    """`id` is a queue id, or the id of a session that led to no message; `events` are in order."""
+    """`id` is a queue id, or the id of a session that led to no message; `events` are in order.
+
+    Of a very long story some in its midst are missing, which decided nothing: `left_out` says how many.
+    """
 
     id: str
     events: tuple[Told, ...]
+    left_out: int = 0
 
     @property
     def begins_at(self) -> float:
@@ -141,6 +145,7 @@ class Story:
                 event.as_json() | ({"decisive": True} if number in self.decisive else {})
                 for number, event in enumerate(self.events)
             ],
+            "left_out": self.left_out,
         }
 
 

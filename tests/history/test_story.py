@@ -12,7 +12,7 @@ import pytest
 from mailhub.history.database import HistoryDatabase
 from mailhub.history.line import Event, tell
 from mailhub.history.pages import Pages, Told
-from mailhub.history.question import Answer, Question, ask
+from mailhub.history.question import EVENTS_MAX, Answer, Question, ask
 from mailhub.history.story import Story
 from mailhub.history.telling import duration, entry, told
 from mailhub.history.words import word
@@ -286,6 +286,37 @@ def test_a_refused_recipient(chronicle: Chronicle) -> None:
         "mta-2", ALICE, "450 4.7.1 Greylisted, please try again in a few minutes", by="greylist", reverse_path=ANN
     )
     assert chronicle.text(ALICE) == golden("refused")
+
+
+def test_a_very_long_story_has_its_end(chronicle: Chronicle) -> None:
+    """A hundred recipients at a host that is down for days, but for two, which had their end early and in the midst."""
+    everybody = [f"customer{number}@far.example" for number in range(100)]
+    chronicle.tell("greeted", "s", peer="192.0.2.1", verb="EHLO", hello="x.example")
+    chronicle.queued("s", "q", *everybody)
+    early, midst, *others = everybody
+    for attempt in range(35):
+        chronicle.tell("attempted", "", "q", 600, route="smtp:far.example:25", recipients=others)
+        for each in others:
+            chronicle.tell("deferred", "", "q", 0, recipient=each, reply="451 4.4.1 Down", next_attempt_at=1)
+        for number, each in ((3, early), (17, midst)):
+            if attempt == number:
+                chronicle.tell("delivered", "", "q", 0, recipient=each, reply="250 2.0.0 Ok", detail="somewhere")
+    for each in others:
+        chronicle.tell("failed", "", "q", 0, recipient=each, reply="451 4.4.1 Down", rule="queue.give_up")
+    (story,) = chronicle.ask("q").stories
+    assert (story.verdict, len(story.recipients)) == ("2 delivered, 98 failed", 100)
+    assert EVENTS_MAX <= len(story.events) <= EVENTS_MAX + len(everybody) + 1
+    assert len(story.events) + story.left_out == 1 + 1 + 35 * 99 + 2 + 98
+    assert f"  {story.left_out:,} events in its midst are left out here; none of them decided\n" in chronicle.text("q")
+
+
+def test_a_message_to_very_many_is_told(chronicle: Chronicle) -> None:
+    for number, count in enumerate((1000, 4000)):
+        everybody = [parse_address(f"customer-with-a-name{each}@customers.example.org") for each in range(count)]
+        chronicle.tell("queued", "s", f"q{number}", reverse_path=None, recipients=tuple(everybody), size=4211)
+        (story,) = chronicle.ask(f"q{number}").stories
+        assert story.recipients[:1000] == tuple(map(str, everybody[:1000]))
+        assert "queued  for <customer-with-a-name0@customers.example.org>, " in chronicle.text(f"q{number}")
 
 
 def test_a_message_that_goes_out_at_the_second_attempt(chronicle: Chronicle) -> None:
