@@ -113,6 +113,20 @@ class Directory:
                 return found
         return self._catch_alls.get(domain)
 
+    def _is_circle(self, address: Address) -> bool:
+        """Whether all ways from this alias come back: to no mailbox, nobody outside, and no name that is missing."""
+        followed: set[Address] = set()
+        left = [address]
+        while left:
+            target = left.pop()
+            found = self.find(target) if target.domain in self.domains else None
+            if not isinstance(found, Alias):
+                return False
+            if found.address not in followed:
+                followed.add(found.address)
+                left += found.targets
+        return True
+
     def problems(self, path: str) -> list[Problem]:
         """What only shows when both files are seen together; `path` is the aliases file."""
         found = []
@@ -125,6 +139,11 @@ class Directory:
                             path, self._aliases.entry_of[address].line, what, "Add the account or remove the target"
                         )
                     )
+            if self._is_circle(address):
+                what = f"alias {address.local}@{address.domain} leads in a circle, and to nobody"
+                found.append(
+                    Problem(path, self._aliases.entry_of[address].line, what, "Let one of them lead elsewhere")
+                )
         for domain in sorted(self.domains):
             # RFC 5321 section 4.5.1: mail to postmaster must be taken in every domain.
             if self.find(Address("postmaster", domain)) is None:

@@ -183,6 +183,17 @@ def test_other_scripts(site: Site) -> None:
     assert login(accounts, "\u00c5se@EXAMPLE.test") == "\u00e5se@example.test"
 
 
+def test_a_circle_of_aliases_is_a_problem_where_it_has_no_way_out(site: Site) -> None:
+    alice, names = f"alice@example.test:{HASH}\n", "postmaster: alice\n"
+    site.write(alice, names + "alice: alice, copy@far.example\none: two\ntwo: one, alice\nself: self, one\n")
+    assert not any("circle" in str(problem) for problem in site.open().problems())
+    site.write(alice, names + "one: two\ntwo: three, one\nthree: one\nin: one\n")
+    circles = [problem.what for problem in site.open().problems() if "circle" in problem.what]
+    assert circles == [
+        f"alias {each}@example.test leads in a circle, and to nobody" for each in ("one", "two", "three", "in")
+    ]
+
+
 def test_problems_of_both_files_and_between_them(site: Site) -> None:
     site.write(f"alice@example.test:{HASH}\nbroken\n", "team: alice, nobody\nbad: |x\n")
     os.chmod(site.accounts_path, 0o644)
