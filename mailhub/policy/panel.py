@@ -202,7 +202,7 @@ class Panel:
             opinion: object
             try:
                 opinion = begin(judge(*arguments))
-            except Exception:
+            except (Exception, SystemExit):  # sys.exit() in a policy ends neither the hub nor a session
                 opinion = Failed(Failure())  # type: ignore[no-untyped-call]
             if opinion is None and not self._record_silence:
                 continue

@@ -48,6 +48,10 @@ def test_the_null_reverse_path_is_a_value() -> None:
         lambda: EnhancedStatus.parse("5.1000.1"),
         lambda: Prepend((("Bad name", "x"),)),
         lambda: Prepend((("X", "a\r\nBcc: b"),)),
+        lambda: Prepend((("X", "not decoded: \udcff"),)),
+        lambda: Prepend([("X", "y")]),  # type: ignore[arg-type]
+        lambda: Prepend((("X", b"y"),)),  # type: ignore[arg-type]
+        lambda: Prepend(("X", "y")),  # type: ignore[arg-type]
     ],
 )
 def test_what_could_break_out_is_refused(make) -> None:

@@ -51,7 +51,7 @@ class Says:
 
     async def _judge(self, *_: object) -> Any:
         self.asked += 1
-        if isinstance(self.opinion, Exception):
+        if isinstance(self.opinion, BaseException):
             raise self.opinion
         if isinstance(self.opinion, Deferred):
             return await self.opinion
@@ -220,6 +220,7 @@ def test_the_bound_holds_for_all_policies_together(failures: list[Any]) -> None:
 BROKEN = [
     ValueError("boom"),
     CancelledError(),
+    SystemExit(1),
     True,
     "250 OK",
     250,
