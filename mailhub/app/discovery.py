@@ -19,7 +19,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -109,8 +109,7 @@ def _directory_modules(directory: Path, faults: list[Fault]) -> Iterable[tuple[s
     if open_to_all:
         faults.append(Fault(str(directory), "everybody may write here, so nothing is loaded from it"))
         return
-    # A name of its own for each directory, so that files of one name in two directories are two modules.
-    prefix = f"mailhub_plugins_{hashlib.sha256(str(directory).encode()).hexdigest()[:12]}"
+    prefix = _package_of(directory)
     for found in sorted(pkgutil.iter_modules([str(directory)]), key=lambda found: found.name):
         source = _source(directory, found)
         name = f"{prefix}.{found.name}"
@@ -121,6 +120,27 @@ def _directory_modules(directory: Path, faults: list[Fault]) -> Iterable[tuple[s
             yield source, sys.modules.get(name) or _load(name, source, found.ispkg)
         except (Exception, SystemExit) as error:
             faults.append(Fault(source, _told(error, source)))
+
+
+def _package_of(directory: Path) -> str:
+    """A name of its own for each directory, so that files of one name in two directories are two modules."""
+    return f"mailhub_plugins_{hashlib.sha256(str(directory).encode()).hexdigest()[:12]}"
+
+
+def load_anew(discovery: Discovery, directories: Iterable[Path]) -> Discovery:
+    """The same with the files of these directories loaded once more, as in another process: nothing that they have
+    noted at the top of a module is shared.  For whoever plays several processes in one."""
+    modules: dict[str, ModuleType] = {}
+    for directory in directories:
+        prefix = f"{_package_of(directory)}."
+        for name in [name for name in sys.modules if name.startswith(prefix)]:
+            del sys.modules[name]
+        modules |= dict(_directory_modules(directory, []))
+    found = dict(discovery.found)
+    for name, each in discovery.found.items():
+        if each.source in modules:
+            found[name] = next(new for new in _makers(each.source, modules[each.source], []) if new.maker.name == name)
+    return replace(discovery, found=found)
 
 
 def _load(name: str, source: str, is_package: bool) -> ModuleType:

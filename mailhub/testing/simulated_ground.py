@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.task import Clock
 
 from mailhub.app.config import Config
-from mailhub.app.discovery import Discovery, discover
+from mailhub.app.discovery import Discovery, discover, load_anew
 from mailhub.app.ground import Ground
 from mailhub.app.privileges import Person
 from mailhub.app.time_of_day import TimeOfDay
@@ -167,6 +167,7 @@ class SimulatedGround(Ground):
         self._power_cut = power_cut
         self._siblings = siblings
         self.simulated_spool: SimulatedSpool | None = None
+        self._loaded: Discovery | None = None
 
     def siblings(self) -> ISiblings | None:
         return self._siblings
@@ -177,10 +178,14 @@ class SimulatedGround(Ground):
     def clock(self, reactor: Any) -> IReactorTime:
         return TimeOfDay(reactor, self._host.internet.time_of_day)
 
-    # What costs much and has no part in what happens is made once a process.
-
     def plugins(self, config: Config) -> Discovery:
-        return _plugins(config.plugins.directories)
+        """As a process finds them that has just begun.  One life keeps what it has loaded."""
+        if self._loaded is None:
+            directories = config.plugins.directories
+            self._loaded = load_anew(_plugins(directories), directories)
+        return self._loaded
+
+    # What costs much and has no part in what happens is made once a process.
 
     def client_tls(self) -> ClientTls:
         return _client_tls()

@@ -15,6 +15,7 @@ import pytest
 import mailhub
 from mailhub.history.story import Story
 from mailhub.model import reply
+from mailhub.testing.client import Mail
 from mailhub.testing.remote_mta import RemoteMta
 from mailhub.testing.simulated_hub import CONFIGURATION, SimulatedHub
 from mailhub.testing.world import DAY, HOUR, MINUTE, World
@@ -98,3 +99,54 @@ def test_the_page_shows_a_test_that_works(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert " passed" in ran.stdout
+
+
+# --- what a test must be able to rely on --------------------------------------------------------------------------
+
+PLUGINS = '[plugins]\ndirectories = ["plugins"]\n[[mta.policy]]\nuse = "{use}"\non_failure = "ignore"\n'
+FORGETS = """
+from dataclasses import dataclass
+from zope.interface import implementer
+from mailhub.plugin import Hub, ISenderPolicy, PolicyMaker, reply
+met = set()
+@implementer(ISenderPolicy)
+@dataclass
+class ComeBack:
+    hub: Hub
+    async def judge_sender(self, transaction):
+        if transaction.reverse_path in met:
+            return None
+        met.add(transaction.reverse_path)
+        return reply(450, "4.7.1", "Come back")
+come_back = PolicyMaker("come_back", ComeBack)
+"""
+READS = """
+from dataclasses import dataclass
+from zope.interface import implementer
+from mailhub.plugin import Hub, ISenderPolicy, PolicyMaker
+@implementer(ISenderPolicy)
+@dataclass
+class Reads:
+    hub: Hub
+    async def judge_sender(self, transaction):
+        open("/no/such/file")
+reads = PolicyMaker("reads", Reads)
+"""
+
+
+def _asked(world: World, hub: SimulatedHub) -> str:
+    attempt = world.send(Mail(HELLO), hub)
+    world.run_until(lambda: attempt.is_over, HOUR)
+    return attempt.reply[:9]
+
+
+def test_what_a_module_has_noted_ends_with_its_process() -> None:
+    configuration = CONFIGURATION + PLUGINS.format(use="come_back")
+    for _ in range(2):  # the second World is as new as the first
+        with World(0) as world:
+            hub = world.hub(configuration=configuration, files={"plugins/forgets.py": FORGETS})
+            assert [_asked(world, hub), _asked(world, hub)] == ["450 4.7.1", "250 2.0.0"]
+            hub.kill()
+            hub.start()
+            world.run(MINUTE)
+            assert _asked(world, hub) == "450 4.7.1"
