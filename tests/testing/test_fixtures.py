@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mailhub
+from mailhub.app.config_errors import ConfigError
 from mailhub.history.story import Story
 from mailhub.model import reply
 from mailhub.testing.client import Mail
@@ -150,3 +151,10 @@ def test_what_a_module_has_noted_ends_with_its_process() -> None:
             hub.start()
             world.run(MINUTE)
             assert _asked(world, hub) == "450 4.7.1"
+
+
+def test_the_error_of_an_operating_system_in_a_policy_is_a_problem_too() -> None:
+    with World(0) as world:
+        hub = world.hub(configuration=CONFIGURATION + PLUGINS.format(use="reads"), files={"plugins/reads.py": READS})
+        assert _asked(world, hub) == "250 2.0.0"
+        assert "FileNotFoundError" in world.problems[0]
