@@ -21,6 +21,7 @@ made once a process for each configuration and only read from then on.
 from __future__ import annotations
 
 import atexit
+import itertools
 import random
 import tempfile
 from collections import Counter
@@ -68,6 +69,8 @@ level = "error"
 #: Sites that were made, by what is in them.
 _sites: dict[object, Config] = {}
 _directory: list[tempfile.TemporaryDirectory[str]] = []
+#: Each site has a place of its own, one whose configuration is refused too.
+_numbers = itertools.count()
 
 
 def site(files: Mapping[str, str], people: Iterable[str], now: float) -> Config:
@@ -82,7 +85,7 @@ def site(files: Mapping[str, str], people: Iterable[str], now: float) -> Config:
     if not _directory:
         _directory.append(tempfile.TemporaryDirectory(prefix="mailhub-world-"))
         atexit.register(_directory[0].cleanup)
-    place = Path(_directory[0].name, str(len(_sites)))
+    place = Path(_directory[0].name, str(next(_numbers)))
     for name, text in files.items():
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)

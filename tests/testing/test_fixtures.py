@@ -158,3 +158,12 @@ def test_the_error_of_an_operating_system_in_a_policy_is_a_problem_too() -> None
         hub = world.hub(configuration=CONFIGURATION + PLUGINS.format(use="reads"), files={"plugins/reads.py": READS})
         assert _asked(world, hub) == "250 2.0.0"
         assert "FileNotFoundError" in world.problems[0]
+
+
+def test_a_configuration_that_is_refused_leaves_no_files_to_the_next_one() -> None:
+    with World(0) as world:
+        with pytest.raises(ConfigError):
+            world.hub(configuration="nonsense", files={"plugins/reads.py": READS})
+        configuration = CONFIGURATION + PLUGINS.format(use="come_back")
+        hub = world.hub(configuration=configuration, files={"plugins/comes_next.py": FORGETS})
+        assert [path.name for path in hub.config.source.parent.glob("plugins/*.py")] == ["comes_next.py"]
