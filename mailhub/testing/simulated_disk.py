@@ -141,6 +141,7 @@ class SimulatedDisk:
             for change in self._journal:
                 if change.operation <= last:
                     _apply(kept, change)
+        kept = {directory: names for directory, names in kept.items() if _is_reached(kept, directory)}
         self._journal.clear()
         seen: dict[int, _Inode] = {}
         for names in kept.values():
@@ -205,6 +206,8 @@ class SimulatedDisk:
             done = [change for change in self._journal if change.directory == directory]
             self._journal = [change for change in self._journal if change.directory != directory]
         for change in done:
+            # What is in a directory may be on disk before the name of the directory is.
+            self._durable.setdefault(change.directory, {})
             _apply(self._durable, change)
 
     def inodes(self) -> list[_Inode]:
@@ -222,6 +225,16 @@ def _apply(names: _Names, change: _Change) -> None:
         here[change.name] = change.entry
         if isinstance(change.entry, _Directory):
             names.setdefault(f"{change.directory.rstrip('/')}/{change.name}", {})
+
+
+def _is_reached(names: _Names, directory: str) -> bool:
+    """Whether this directory, and each one above it, has a name."""
+    while directory != "/":
+        above, name = os.path.split(directory)
+        if not isinstance(names.get(above, {}).get(name), _Directory):
+            return False
+        directory = above
+    return True
 
 
 @implementer(IFile)
@@ -368,6 +381,8 @@ class Mount:
         if name in self._directory(parent):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         self.disk.change(parent, name, _DIRECTORY)
+        # As the real one: when this fails, or never ends, the directory is there, and next time it is left as it is.
+        self.begin("fsync_directory", parent)
         self.disk.sync_names(parent)
 
     def fsync_directory(self, path: str) -> None:

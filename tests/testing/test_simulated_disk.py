@@ -166,6 +166,32 @@ def test_octets_that_were_not_fsynced_are_torn() -> None:
     assert all(b"0123456789".startswith(octets) for octets in left)
 
 
+def test_a_new_directory_may_be_there_and_not_be_durable() -> None:
+    platter = SimulatedDisk(random.Random(1), ordered=False)
+    disk = platter.mount()
+    platter.fail("fsync_directory", errno.EIO)
+    with pytest.raises(OSError, match="error"):
+        disk.make_directory("/d")
+    disk.make_directory("/d")  # it exists, and is left as it is
+    write(disk, "/d/file", b"octets")
+    disk.fsync_directory("/d")
+    platter.power_cut()
+    assert platter.mount().list("/") == []
+
+
+def test_what_is_in_a_directory_may_be_durable_before_its_name() -> None:
+    platter = SimulatedDisk(random.Random(1), ordered=False)
+    disk = platter.mount()
+    platter.fail("fsync_directory", errno.EIO)
+    with pytest.raises(OSError, match="error"):
+        disk.make_directory("/d")
+    write(disk, "/d/file", b"octets")
+    disk.fsync_directory("/d")
+    disk.fsync_directory("/")
+    platter.power_cut()
+    assert read(platter.mount(), "/d/file") == b"octets"
+
+
 def test_in_order_a_cut_keeps_a_beginning_of_what_was_done() -> None:
     def act(disk: Mount) -> None:
         for name in "abcde":
