@@ -133,6 +133,9 @@ class Layout:
             if directory == self._top or directory == "/":
                 break
             directory = os.path.dirname(directory)
+        # The top may be as new.  Where we may not read what it lies in, somebody else has made it.
+        with contextlib.suppress(PermissionError):
+            self._disk.fsync_directory(os.path.dirname(self._top) or ".")
         self._sweep(f"{folder}/{TMP}")
         with self._ready_lock:
             if len(self._ready) >= READY_MAX:

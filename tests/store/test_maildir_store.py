@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import stat
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from mailhub.store import folder_name, maildir
 from mailhub.store.disk import RealDisk
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.quota import UsageTable
+from mailhub.testing.simulated_disk import SimulatedDisk
 
 ALICE = Mailbox(Address("alice", "example.test"))
 BOB = Mailbox(Address("bob", "example.test"))
@@ -439,6 +441,21 @@ def test_the_way_to_a_mailbox_is_durable_when_it_is_first_used(
     disk.trace.clear()
     put(store, mailbox=lists, key="k2")
     assert len([call for call in disk.trace if call[0] == "fsync_directory"]) == 1
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "/srv/mail/{domain}/{local}"])
+@pytest.mark.parametrize("after", range(4))
+def test_the_way_is_durable_where_the_disk_failed_while_it_was_made(after: int, template: str, clock: Clock) -> None:
+    platter = SimulatedDisk(random.Random(1), ordered=False)
+    disk = platter.mount()
+    disk.make_directory("/srv")
+    store = MaildirStore(disk, clock, clock, "/srv/data", template, "mail.example.test")
+    platter.fail("fsync_directory", errno.EIO, after)
+    with pytest.raises(OSError, match="error"):
+        put(store)
+    path = put(store)
+    platter.power_cut()
+    assert platter.read(path if path.startswith("/") else f"/srv/data/{path}")
 
 
 def test_a_batch_shares_the_fsync_of_a_directory(store: MaildirStore, disk: TracedDisk, tmp_path: Path) -> None:
