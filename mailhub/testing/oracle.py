@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 VIOLATIONS_MAX = 50
 #: Times are floats of seconds since the epoch; history rounds to milliseconds.
 SLACK_SECONDS = 0.002
+#: A message is older than its commit.
+GIVE_UP_SLACK_SECONDS = 60.0
 
 _MESSAGE_ID = re.compile(rb"^Message-ID: *(<[^>\r\n]+>)", re.IGNORECASE | re.MULTILINE)
 _ABOUT = re.compile(rb"^X-Mailhub-Queue-Id: *([0-9a-z]+)", re.MULTILINE)
@@ -44,6 +46,7 @@ class Taken:
     message_id: str
     reverse_path: ReversePath
     recipients: tuple[Address, ...]
+    at: float = 0.0
     session_id: str = ""
     is_notification: bool = False
 
@@ -107,11 +110,11 @@ class Oracle:
             self._greeted(process, session_id)
         match kind:
             case "queued":
-                self._queued(process, session_id, queue_id, facts)
+                self._queued(process, at, session_id, queue_id, facts)
             case "resolved":
                 self._note_alias(hub, session_id, facts)
             case "notified":
-                self._notified(process, queue_id, facts)
+                self._notified(process, at, queue_id, facts)
             case "not notified":
                 self.untold.add((hub.hostname, queue_id))
             case "attempted":
@@ -128,7 +131,9 @@ class Oracle:
     def _note_alias(self, hub: SimulatedHub, session_id: str, facts: Mapping[str, Any]) -> None:
         self._resolved[hub.hostname, session_id].add(facts["recipient"])
 
-    def _queued(self, process: SimulatedProcess, session_id: str, queue_id: str, facts: Mapping[str, Any]) -> None:
+    def _queued(
+        self, process: SimulatedProcess, at: float, session_id: str, queue_id: str, facts: Mapping[str, Any]
+    ) -> None:
         key = (process.machine.hostname, queue_id)
         if key in self.taken:
             self.violation(f"the queue id {queue_id} was given twice")
@@ -138,10 +143,11 @@ class Oracle:
             str(facts.get("message_id", "")),
             facts["reverse_path"],
             tuple(facts["recipients"]),
+            at,
             session_id,
         )
 
-    def _notified(self, process: SimulatedProcess, queue_id: str, facts: Mapping[str, Any]) -> None:
+    def _notified(self, process: SimulatedProcess, at: float, queue_id: str, facts: Mapping[str, Any]) -> None:
         hub = process.machine
         about = self.taken.get((hub.hostname, queue_id))
         if facts["reverse_path"] is None or (about is not None and about.reverse_path is None):
@@ -152,9 +158,14 @@ class Oracle:
         if key in self.taken:
             self.violation(f"the queue id {key[1]} was given twice")
         sender = facts["reverse_path"]
-        self.taken[key] = Taken(process, key[1], "", None, () if sender is None else (sender,), is_notification=True)
+        to = () if sender is None else (sender,)
+        self.taken[key] = Taken(process, key[1], "", None, to, at, is_notification=True)
+        told = self.told[hub.hostname, queue_id][str(facts["action"])]
         for recipient in facts["recipients"]:
-            self.told[hub.hostname, queue_id][str(facts["action"])].add(f"{recipient} {key[1]}")
+            is_new = not any(entry.split()[0] == str(recipient) for entry in told)
+            if not is_new and not process.kills and not self.world.had_disk_faults:
+                self.violation(f"{queue_id} to {recipient} was told to be {facts['action']} more than once")
+            told.add(f"{recipient} {key[1]}")
 
     def _upheavals(self, process: SimulatedProcess) -> tuple[int, float, int]:
         """What has happened to this process that may make it forget when something is due: it was killed, the clock was
@@ -198,6 +209,11 @@ class Oracle:
         if {before, kind} == {"delivered", "failed"}:
             self.violation(f"{queue_id} to {recipient} is {before} and {kind} by the same attempt")
         course.last[recipient] = kind
+        taken = self.taken.get((process.machine.hostname, queue_id))
+        if kind == "failed" and facts.get("rule") and taken is not None and not self.world.jumps:
+            age = at - taken.at
+            if age < process.machine.config.queue.give_up - GIVE_UP_SLACK_SECONDS:
+                self.violation(f"{queue_id} to {recipient} was given up after {age:.0f} s")
         if kind == "deferred":
             schedule = _schedule(process.machine)
             wait = float(facts["next_attempt_at"]) - at
@@ -222,6 +238,11 @@ class Oracle:
             self._check_fate(taken, copies)
         for attempt in self.world.attempts:
             self._check_attempt(attempt, copies)
+        for remote in self.world.remotes.values():
+            for message in remote.messages:
+                origin = sent.get(_named(message.content) or "")
+                if origin is not None and (message.reverse_path is None) != (not origin.mail.sender):
+                    self.violation(f"{_message_id(origin)} went on from {message.reverse_path or '<>'}")
         for (message_id, recipient), contents in sorted(copies.items()):
             origin = sent.get(message_id)
             if origin is None:
@@ -327,8 +348,16 @@ class Oracle:
         message_id = _message_id(attempt)
         if attempt.is_acknowledged:
             hub = next((hub for hub in self.world.hubs.values() if hub.address == attempt.to), None)
-            if hub is not None and (hub.hostname, attempt.queue_id) not in self.taken:
+            if hub is None:
+                return
+            taken = self.taken.get((hub.hostname, attempt.queue_id))
+            if taken is None:
                 self.violation(f"{message_id} was acknowledged as {attempt.queue_id!r}, which {hub.hostname} knows not")
+                return
+            # What the client was told, not what the hub says that it was asked for.
+            reached = {*taken.recipients, *self._resolved[hub.hostname, taken.session_id]}
+            for recipient in sorted(set(attempt.accepted) - set(map(str, reached))):
+                self.violation(f"{taken.queue_id} was acknowledged without {recipient}, who had been accepted")
         elif attempt.is_over and not attempt.is_in_doubt:
             left = [name for name in copies if name[0] == message_id]
             known = any(taken.message_id == message_id for taken in self.taken.values())

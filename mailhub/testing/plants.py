@@ -17,10 +17,13 @@ from twisted.internet.defer import Deferred
 
 from mailhub.app.worker import Worker
 from mailhub.deliver import maildir as maildir_delivery
+from mailhub.deliver.smtp import SmtpDeliverer
 from mailhub.dsn.notifier import Notifier
 from mailhub.model import Address, Delivered
+from mailhub.queue.schedule import Schedule
 from mailhub.receiver import replies
 from mailhub.receiver.receiver import Receiver
+from mailhub.receiver.transaction import OpenTransaction
 from mailhub.store.maildir import MaildirStore
 from mailhub.store.queue_id import QueueIds
 from mailhub.testing.simulated_disk import SimulatedFile
@@ -136,6 +139,46 @@ def _null_sender() -> Any:
     return _patched(Notifier, "tell", make)
 
 
+def _lost_recipient() -> Any:
+    """The last recipient of several is not queued."""
+
+    def make(original: Any) -> Any:
+        def envelope(self: OpenTransaction, *arguments: Any) -> Any:
+            made = original(self, *arguments)
+            return made.changed(recipients=made.recipients[: max(1, len(made.recipients) - 1)])
+
+        return envelope
+
+    return _patched(OpenTransaction, "envelope", make)
+
+
+def _told_again() -> Any:
+    """Nobody remembers that a sender was warned of a delay."""
+
+    def make(original: Any) -> Any:
+        async def tell(self: Notifier, envelope: Any, recipients: Any, *arguments: Any, **more: Any) -> Any:
+            await original(self, envelope, recipients, *arguments, **more)
+            return recipients
+
+        return tell
+
+    return _patched(Notifier, "tell", make)
+
+
+def _given_up_early() -> Any:
+    """Mail that is deferred is given up in a twentieth of the time."""
+
+    def make(original: Any) -> Any:
+        return lambda self, received_at, now: now - received_at >= self.give_up / 20
+
+    return _patched(Schedule, "gives_up", make)
+
+
+def _null_forward() -> Any:
+    """Mail for others goes on from the null sender, so that nobody hears of what becomes of it there."""
+    return _patched(SmtpDeliverer, "_groups", lambda original: lambda self, envelope, recipients: ((None, recipients),))
+
+
 def _unmarked_sessions() -> Any:
     """Workers count their sessions alike, with nothing in the ids that tells theirs from those of siblings."""
     return _patched(Worker, "session_mark", lambda original: property(lambda self: ""))
@@ -170,6 +213,10 @@ PLANTS: Mapping[str, Callable[[], Any]] = {
     "reused-ids": _reused_ids,
     "retried-fsync": _retried_fsync,
     "null-sender": _null_sender,
+    "lost-recipient": _lost_recipient,
+    "told-again": _told_again,
+    "given-up-early": _given_up_early,
+    "null-forward": _null_forward,
     "unmarked-sessions": _unmarked_sessions,
     "taken-over": _taken_over,
     "forgotten-worker": _forgotten_worker,

@@ -83,6 +83,7 @@ class World:
         self.observers: list[Callable[[SimulatedProcess, Event], None]] = []
         #: By how much clocks were set back, all in all: what is due at a time of day comes later by as much.
         self.set_back_seconds = 0.0
+        self.jumps = 0
         #: Other hosts follow a script that may make a hub send a message twice.
         self.is_scripted = False
         self._addresses = (f"203.0.113.{number}" for number in range(1, 255))
@@ -207,6 +208,7 @@ class World:
 
     def jump(self, seconds: float) -> None:
         """Somebody sets the clock, of everybody at once.  No timer depends on it."""
+        self.jumps += 1
         self.set_back_seconds += max(0.0, -seconds)
         self.note(f"clock {seconds:+.0f}")
         self.internet.jump(seconds)
