@@ -24,7 +24,7 @@ REPLY_OCTETS_MAX = 64 * 1024
 
 @dataclass(frozen=True)
 class Mail:
-    """What somebody wants to send.  `content` has CRLF line ends; `sender` "" is the null sender."""
+    """What somebody wants to send.  `content` has CRLF line ends (the last one is added); `sender` "" is nobody."""
 
     content: bytes
     sender: str = "sender@client.example"
@@ -181,6 +181,8 @@ class _Session(Protocol):
         octets = mail.content.replace(b"\r\n.", b"\r\n..")
         if octets.startswith(b"."):
             octets = b"." + octets
+        if not octets.endswith(b"\r\n"):
+            octets += b"\r\n"  # as mail programs do: only a line of its own is the end
         if mail.leaves_after is not None:
             self.transport.write(octets[: mail.leaves_after])
             self._end(abort=True)

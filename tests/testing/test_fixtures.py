@@ -167,3 +167,13 @@ def test_a_configuration_that_is_refused_leaves_no_files_to_the_next_one() -> No
         configuration = CONFIGURATION + PLUGINS.format(use="come_back")
         hub = world.hub(configuration=configuration, files={"plugins/comes_next.py": FORGETS})
         assert [path.name for path in hub.config.source.parent.glob("plugins/*.py")] == ["comes_next.py"]
+
+
+def test_content_without_a_last_line_end_is_sent_all_the_same(
+    world: World, hub: SimulatedHub, deliver: Deliver
+) -> None:
+    deliver(HELLO, sender="joe@far.example")
+    world.run(6 * MINUTE)
+    assert deliver(HELLO.removesuffix(b"\r\n"), sender="joe@far.example").is_acknowledged
+    world.run(MINUTE)
+    assert hub.mailbox("alice@example.test")[0].endswith(HELLO)
