@@ -110,6 +110,9 @@ class Supervisor(Hub):
         """Raises ConfigError, and then nothing has changed."""
         super().take_over(_without_database(new))
         self._whole = taken_over(self._whole, new)
+
+    def pass_on(self) -> None:
+        """SIGHUP for the workers, also when the configuration was not taken: each writes to the log file by itself."""
         self._workers.renew(self._briefs())
 
     def _briefs(self) -> dict[int, Brief]:

@@ -287,7 +287,12 @@ class Hub(MultiService):
         except Exception:
             self.log.failure("configuration not taken, by a bug; the old one still holds")
         finally:
+            self.pass_on()
             self.notifier.ready()
+
+    def pass_on(self) -> None:
+        """Have those do as much who are a part of this hub: that the file is wrong does not keep the log from being
+        rotated.  A hub of one process has none."""
 
     def take_over(self, new: Config) -> None:
         """Raises ConfigError, and then nothing has changed."""

@@ -329,6 +329,22 @@ def test_a_configuration_that_is_wrong_changes_nothing(begin: Callable[..., HubP
     assert told(hub, "^configuration read again") == []
 
 
+def test_the_log_is_rotated_while_the_configuration_is_wrong(begin: Callable[..., HubProcess]) -> None:
+    """logrotate comes when it comes: what a worker writes to the file that was put aside is removed with it."""
+    hub = begin()
+    hub.config.write_text(hub.config.read_text() + "\n[nonsense]\n")
+    file = hub.directory / "var" / "log" / "mailhub.jsonl"
+    aside = file.rename(file.with_name("mailhub.jsonl.1"))
+    hub.process.send_signal(signal.SIGHUP)
+    until(lambda: {event.get("worker") for event in hub.log() if event["kind"] == "log"} >= {None, 1, 2})
+    size = aside.stat().st_size
+    send(hub.ports["mta"])
+    until(lambda: len(hub.messages("alice@example.test")) == 1)
+    until(lambda: queued(hub))
+    assert aside.stat().st_size == size
+    hub.is_whole = False  # half of its story lies aside
+
+
 def test_all_end_together_and_close_the_ports(begin: Callable[..., HubProcess]) -> None:
     hub = begin()
     everyone = pids(hub)
