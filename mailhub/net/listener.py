@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -206,6 +207,8 @@ class Listener(Service):
             elif endpoint.is_all_of_ipv6 and IReactorSocket.providedBy(self._reactor):
                 port = self._bind_ipv6(endpoint)
             else:
+                if endpoint.kind == "unix":
+                    _remove_what_the_dead_left(endpoint.place)
                 text = self._complete(endpoint, description)
                 server = serverFromString(self._reactor, text)  # type: ignore[no-untyped-call]
                 port = _now(server.listen(self._gate))
@@ -342,6 +345,23 @@ def _now(listening: Deferred[IListeningPort]) -> IListeningPort:
     if isinstance(result, Failure):
         result.raiseException()
     return result
+
+
+def _remove_what_the_dead_left(place: str) -> None:
+    """Make room for our UNIX socket where nobody listens on the one that is there.
+
+    Twisted asks whether there is a process of the number that the lock beside it names.  After a crash and a new start
+    that may be anybody: in a container it is mostly the hub itself.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        if not stat.S_ISSOCK(os.lstat(place).st_mode):
+            return
+        probe.setblocking(False)
+        try:
+            probe.connect(place)
+        except ConnectionRefusedError:
+            os.unlink(place)
+            os.unlink(f"{place}.lock")
 
 
 def _set_no_delay(port: IListeningPort) -> None:

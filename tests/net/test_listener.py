@@ -245,6 +245,26 @@ class Listening(TestCase):
         await listener.stopService()
         assert not narrow.exists()
 
+    async def test_a_unix_socket_of_the_dead_is_replaced_whoever_has_their_number_now(self) -> None:
+        folder = Path(os.path.realpath("/tmp"), f"mailhub-{os.getpid()}")
+        folder.mkdir()
+        self.addCleanup(folder.rmdir)
+        place = folder / "lmtp"
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(place))
+            left.listen()
+        Path(f"{place}.lock").symlink_to(str(os.getpid()))  # as in a container, where each start has the same one
+        listener = self.listener(f"unix:{place}")
+        assert await self.hear(socket.AF_UNIX, str(place)) == b"hello"
+        for protocol in self.factory.made:
+            protocol.transport.abortConnection()  # type: ignore[union-attr]
+        await listener.stopService()
+        place.write_text("a file")
+        assert refusal(f"unix:{place}").endswith("it is in use by another program")
+        assert place.read_text() == "a file"
+        place.unlink()
+        Path(f"{place}.lock").unlink()  # Twisted's, for nothing
+
     async def test_stopping_closes_the_port_and_leaves_sessions_alone(self) -> None:
         listener = self.listener("tcp:0:interface=127.0.0.1")
         address = ("127.0.0.1", listener.addresses[0].port)  # type: ignore[attr-defined]
