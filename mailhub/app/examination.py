@@ -67,12 +67,21 @@ def _own_name() -> str:
 
 
 def _data(config: Config) -> Iterator[Finding]:
+    from mailhub.app.files import writable
+    from mailhub.app.privileges import unusable
+
     wrong = False
-    for key, directory in {"data": config.data, "log.file": config.log.file.parent}.items():
+    keys = {config.data: "data"}
+    for key, file in (("log.file", config.log.file), ("history.file", config.history.file)):
+        keys.setdefault(file.parent, key)
+    for directory, key in keys.items():
         if (obstacle := _obstacle(directory)) is not None:
             wrong = True
             yield Finding(Severity.ERROR, key, obstacle)
     if wrong:
+        return
+    if left_over := unusable((), writable(config)):
+        yield from (Finding(Severity.ERROR, "data", problem) for problem in left_over)
         return
     free = os.statvfs(_nearest(config.data))
     free_octets = free.f_bavail * free.f_frsize

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mailhub.app.cli import COMMANDS, main
 from mailhub.app.config import parse
 from mailhub.app.examination import examine
 from mailhub.app.finding import Finding, Severity
+from mailhub.app.privileges import Person, acting_as
 from mailhub.store.spool_schema import SCHEMA
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -175,6 +177,28 @@ def test_a_data_directory_that_cannot_be_written(place: Path) -> None:
 def test_a_data_directory_that_is_still_to_be_made_is_fine(place: Path) -> None:
     (place / "var").rmdir()
     assert bad(place, LEAST) == []
+
+
+def test_a_place_of_the_history_that_cannot_be_made(place: Path) -> None:
+    (place / "file").touch()
+    text = LEAST + '[history]\nfile = "file/below/history.db"\n'
+    assert bad(place, text) == [("error history.file", f"{place}/file is no directory")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: becoming another user needs root")
+def test_what_root_has_left_in_the_data_directory() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        place, nobody = Path(name), Person.find("nobody")
+        spool = place / "var" / "spool"
+        spool.mkdir(parents=True)
+        for directory in (place / "var", spool):
+            os.chown(directory, nobody.uid, nobody.gid)
+        place.chmod(0o755)
+        (spool / "queue.db").touch(0o600)
+        with acting_as(nobody):
+            ((key, message),) = bad(place, LEAST)
+        assert key == "error data"
+        assert message.startswith(f"{spool}/queue.db: user nobody may not read it (mode 0600, of root)")
 
 
 def test_a_disk_without_room(place: Path) -> None:
