@@ -160,9 +160,10 @@ class Limits(Section):
     reserve: float = setting(
         1.5,
         ge=1.0,
+        allow_inf_nan=False,
         told="Free disk space below which no message is begun, as a multiple of `message_octets`: 452 4.3.1.",
     )
-    backlog: int = setting(4096, ge=1, told="Connections that wait to be accepted, for each port.")
+    backlog: int = setting(4096, ge=1, le=65535, told="Connections that wait to be accepted, for each port.")
     drain_seconds: Seconds = setting("20s", told="How long sessions may go on after SIGTERM before they get 421 4.3.2.")
 
     @property
@@ -541,6 +542,10 @@ def parse(text: str, file: Path) -> Config:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_broken(file, text, str(error))]) from None
+    except ValueError:  # what Python, and not TOML, has a limit for
+        raise ConfigError([_broken(file, text, "a number has too many digits")]) from None
+    except RecursionError:
+        raise ConfigError([_broken(file, text, "arrays or tables are nested too deeply")]) from None
     return from_tables(raw, file, lines(text))
 
 

@@ -148,6 +148,7 @@ _EXPECTED = {
     "string_type": "expected a string in quotes",
     "int_type": "expected a whole number",
     "float_type": "expected a number",
+    "finite_number": "expected a finite number",
     "bool_type": "expected true or false",
     "tuple_type": "expected an array in brackets",
     "mapping_type": "expected a table",

@@ -256,7 +256,13 @@ def listening(endpoint: str) -> Listening:
     first = plain[0] if plain else named.get("port" if kind != "unix" else "address", "")
     if len(plain) > 1 or not first:
         raise ValueError(_ENDPOINT_EXPECTED)
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", named.get("backlog", "1"), re.ASCII):
+        raise ValueError(f'expected a number behind "backlog=", got "{named["backlog"]}"')
     if kind == "unix":
+        if unknown := set(named) - {"address", "mode", "backlog", "lockfile"}:
+            raise ValueError(f'expected "mode=..." behind the path, got "{min(unknown)}="')
+        if not re.fullmatch(r"(?:0o?)?[0-7]{3}", named.get("mode", "660"), re.ASCII):
+            raise ValueError(f'expected octal digits such as "660" behind "mode=", got "{named["mode"]}"')
         return Listening(kind, None, "", first)
     if not (first.isascii() and first.isdigit() and int(first) <= 65535):
         raise ValueError("expected a port from 0 to 65535 behind the first colon")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Where = str | os.PathLike[str]
 
+#: (gid_t)-1 stands for "as it is" (setresgid(2)); that and more is nobody's number.
+_NO_GID = 2**32 - 1
+
 
 class PrivilegeError(Exception):
     """We cannot become, or be, the configured user.  One problem a line; each says what can be done."""
@@ -48,13 +51,15 @@ class Person:
         """By names, or by numbers; `group` None means the user's own.  Raises PrivilegeError."""
         try:
             entry = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
-        except (KeyError, OverflowError):
+        except (KeyError, OverflowError, ValueError):
             raise PrivilegeError(f"user: there is no user {user!r} on this host") from None
         if group is None:
             return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
         try:
             gid = int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
-        except KeyError:
+            if gid >= _NO_GID:
+                raise OverflowError
+        except (KeyError, OverflowError, ValueError):
             raise PrivilegeError(f"group: there is no group {group!r} on this host") from None
         return cls(entry.pw_name, entry.pw_uid, gid)
 

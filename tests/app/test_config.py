@@ -253,6 +253,7 @@ def test_a_next_hop_is_read_and_written(text: str, hop: NextHop) -> None:
         ("[limits]\nrecipients = 10", "limits.recipients", "expected at least 100"),
         ("[limits]\nhops = 3", "limits.hops", "expected at least 25"),
         ("[limits]\nreserve = 0.5", "limits.reserve", "expected at least 1"),
+        ("[limits]\nreserve = inf", "limits.reserve", "expected a finite number"),
         ("[queue]\nretry = []", "queue.retry", "expected at least one element"),
         ('[queue]\nretry = ["5m", "x"]', "queue.retry[1]", "expected a duration"),
         ('[log]\nlevel = "loud"', "log.level", 'expected "debug", "info", "warn" or "error"; got "loud"'),
@@ -291,6 +292,10 @@ def test_a_next_hop_is_read_and_written(text: str, hop: NextHop) -> None:
         ('[outbound]\nsmarthost = "smtp:relay.example:99999"', "outbound.smarthost", "expected a port"),
         ('[outbound]\nsmarthost = "smtp:re_lay:25"', "outbound.smarthost", "the name or IP address of a host"),
         ('[outbound]\nsmarthost = "smtp:[1.2.3]:25"', "outbound.smarthost", "the name or IP address of a host"),
+        ("[limits]\nbacklog = 65536", "limits.backlog", "expected at most 65535"),
+        ('[mta]\nlisten = ["tcp:25:backlog=x"]', "mta.listen[0]", 'expected a number behind "backlog="'),
+        ('[lmtp]\nlisten = ["unix:/run/x:mode=rw"]', "lmtp.listen[0]", 'expected octal digits such as "660"'),
+        ('[lmtp]\nlisten = ["unix:/run/x:modus=660"]', "lmtp.listen[0]", 'got "modus="'),
         ('[outbound]\nsmarthost = "smtp:unix:/run/x"', "outbound.smarthost", "only LMTP is spoken"),
         ("[outbound]\nsmarthost = 25", "outbound.smarthost", "expected a next hop"),
         ('[outbound]\nsmarthots = "smtp:relay.example"', "outbound.smarthots", 'did you mean "smarthost"?'),
@@ -530,6 +535,14 @@ def test_broken_toml_has_a_place(text: str, line: int, column: int) -> None:
     (problem,) = problems(text)
     assert (problem.line, problem.column) == (line, column)
     assert problem.message.startswith("broken TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a = " + "9" * 5000, "a number has too many digits"), ("a = " + "[" * 5000, "too deeply")]
+)
+def test_toml_beyond_the_limits_of_python(text: str, expected: str) -> None:
+    (problem,) = problems(text)
+    assert expected in problem.message
     assert "at line" not in problem.message
 
 

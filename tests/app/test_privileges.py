@@ -59,15 +59,16 @@ def test_people_are_found_by_name_and_by_number() -> None:
     assert Person.find("nobody", "0").gid == Person.find("nobody", "root").gid == 0
 
 
-@pytest.mark.parametrize("user", ["", "no such user", "99999999999999999999", "-1"])
+@pytest.mark.parametrize("user", ["", "no such user", "99999999999999999999", "-1", "a\0b"])
 def test_a_user_that_does_not_exist(user: str) -> None:
     with pytest.raises(PrivilegeError, match="there is no user"):
         Person.find(user)
 
 
-def test_a_group_that_does_not_exist() -> None:
-    with pytest.raises(PrivilegeError, match="there is no group 'nix'"):
-        Person.find("nobody", "nix")
+@pytest.mark.parametrize("group", ["nix", "99999999999", str(2**32 - 1), "a\0b"])
+def test_a_group_that_does_not_exist(group: str) -> None:
+    with pytest.raises(PrivilegeError, match="there is no group"):
+        Person.find("nobody", group)
 
 
 def test_who_we_are_already_needs_no_privileges() -> None:
