@@ -102,6 +102,10 @@ class Supervisor(Hub):
         yield ports
         yield self.notifier
 
+    def abandon_start(self) -> None:
+        """The workers are told, too.  Where a service manager has told them before, they are not started again."""
+        self._workers.abandon()
+
     def started_as(self) -> dict[str, Any]:
         """Which workers there are."""
         return {"workers": list(self._numbers)}

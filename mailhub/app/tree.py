@@ -314,7 +314,12 @@ class Hub(MultiService):
     def stopService(self) -> Deferred[None]:
         """Stop every part, each when the one above it has ended."""
         Service.stopService(self)  # type: ignore[no-untyped-call]
+        if self._starting is not None and not self._starting.called:
+            self.abandon_start()
         return Deferred.fromCoroutine(self._stop())
+
+    def abandon_start(self) -> None:
+        """We are to end in the middle of our start.  What the start waits for may end sooner then, if it can."""
 
     async def _stop(self) -> None:
         was_ready, self._is_ready = self._is_ready, False
@@ -331,3 +336,6 @@ class Hub(MultiService):
                 await maybeDeferred(part.stopService)
             except Exception:
                 self.log.failure("{part} did not stop as it should", part=part.name)
+        for role in self.roles:  # what was bound, and never opened because the start did not come so far
+            for listener in role.listeners:
+                await listener.stopService()

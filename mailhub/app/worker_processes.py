@@ -62,19 +62,27 @@ class WorkerProcesses(Service):
         self.words = words
         self.environ = environ
         self._drain_seconds = drain_seconds
+        self._is_abandoned = False
         self.workers = [WorkerProcess(self, brief) for brief in briefs]
 
     def startService(self) -> Deferred[None]:
-        """Fires when all of them serve.  Fails with WorkerError, and then those that could start are stopped."""
+        """Fires when all of them serve, or are abandoned.  Fails with WorkerError, and then those that could start are
+        stopped."""
         Service.startService(self)  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
         for result in await DeferredList([worker.start() for worker in self.workers], consumeErrors=True):
             success, failure = result
-            if not success and isinstance(failure, Failure):
+            if not success and isinstance(failure, Failure) and not self._is_abandoned:
                 await self._stop()
                 failure.raiseException()
+
+    def abandon(self) -> None:
+        """Have all of them end, in the middle of their start: who ends then is not missed, and not started again."""
+        self._is_abandoned = True
+        for worker in self.workers:
+            worker.stop(self._drain_seconds + STOP_SECONDS)
 
     def stopService(self) -> Deferred[None]:
         """Have all of them end as SIGTERM does.  Fires when they have."""
@@ -223,14 +231,19 @@ class WorkerProcess(ProcessProtocol):
         self._wait_seconds = min(WAIT_SECONDS_MAX, max(WAIT_SECONDS_MIN, 2 * self._wait_seconds))
 
     def stop(self, seconds_max: float) -> Deferred[None]:
-        """Have it end.  Fires when it has; after `seconds_max` it is killed."""
+        """Have it end.  Fires when it has; after `seconds_max` it is killed.  Harmless when repeated."""
         self._is_stopping = True
         self._life.end()
         if self._again is not None:
             self._again.cancel()
             self._again = None
+        if self._ended is not None:
+            return self._ended
         ended: Deferred[None] = Deferred()
         if self.pid is None:
+            serving, self._serving = self._serving, None
+            if serving is not None:
+                serving.errback(WorkerError(f"worker {self.number} did not start: it was stopped before"))
             ended.callback(None)
             return ended
         self._ended = ended

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -79,6 +80,12 @@ def is_alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether this process has a handler for the signal: before its reactor runs, it ends by it at once."""
+    (caught,) = re.findall(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def sockets(pid: int) -> set[str]:
@@ -257,6 +264,11 @@ class Scarce(Clock):
         self.made.append(protocol)
 
 
+def mute() -> Any:
+    """The transport of a process that hears no signal."""
+    return SimpleNamespace(signalProcess=lambda name: None)
+
+
 def one_worker(reactor: Scarce, tmp_path: Path) -> WorkerProcesses:
     worker = Worker(2, 2)
     brief = Brief(loaded(tmp_path), frozenset({"mda"}), worker, (), is_retired=False, is_foreground=False)
@@ -292,6 +304,25 @@ def test_a_start_ends_that_can_make_no_process(tmp_path: Path) -> None:
     (failure,) = failed
     assert failure.check(WorkerError)
     assert str(failure.value) == "worker 2 did not start: it cannot be made (Resource temporarily unavailable)"
+    assert not reactor.getDelayedCalls()
+
+
+@pytest.mark.parametrize("refusals", [0, 1])
+def test_a_start_that_is_abandoned_ends_and_nobody_is_started_again(refusals: int, tmp_path: Path) -> None:
+    """Told to end while a worker starts, or waits for another try."""
+    reactor = Scarce(refusals)
+    workers = one_worker(reactor, tmp_path)
+    started: list[None] = []
+    workers.startService().addCallback(started.append)
+    for process in reactor.made:
+        process.transport, process.pid = mute(), 123
+    workers.abandon()
+    for process in reactor.made:
+        process.processEnded(Failure(ProcessTerminated(signal=signal.SIGTERM)))  # it had no handler yet
+    assert started == [None]
+    ended: list[None] = []
+    workers.stopService().addCallback(ended.append)
+    assert ended == [None]
     assert not reactor.getDelayedCalls()
 
 
@@ -343,6 +374,27 @@ def test_the_log_is_rotated_while_the_configuration_is_wrong(begin: Callable[...
     until(lambda: queued(hub))
     assert aside.stat().st_size == size
     hub.is_whole = False  # half of its story lies aside
+
+
+def test_signals_to_all_while_they_start(tmp_path: Path) -> None:
+    """As a terminal and a service manager send them.  Nobody is started again, and no socket is left."""
+    (tmp_path / "mailhub.toml").write_text(configuration(tmp_path))
+    (tmp_path / "accounts").touch(0o600)
+    (tmp_path / "aliases").touch(0o600)
+    process = subprocess.Popen(
+        [TWISTD, "-n", "--pidfile=", "mailhub", "--config", str(tmp_path / "mailhub.toml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: len(children.read_text().split()) == 2 and catches(process.pid, signal.SIGTERM))
+    os.killpg(process.pid, signal.SIGTERM)
+    output = process.communicate(timeout=SECONDS_MAX)[0].decode()
+    assert process.returncode == -signal.SIGTERM, output
+    assert "started again" not in output
+    assert "critical" not in output
+    assert not (tmp_path / "lmtp").exists()
 
 
 def test_all_end_together_and_close_the_ports(begin: Callable[..., HubProcess]) -> None:
