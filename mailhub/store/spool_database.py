@@ -227,6 +227,7 @@ class SpoolDatabase:
         self._connection: apsw.Connection | None = None
         self._lock = -1
         self._wal_frames = 0
+        self._renewed = False  # the contents, since the database was opened
 
     # --- opening and closing -------------------------------------------------------------------------------------
 
@@ -288,9 +289,14 @@ class SpoolDatabase:
                 connection.pragma("user_version", spool_schema.VERSION)
         elif version != spool_schema.VERSION:
             raise SpoolError(f"{self._path} has schema version {version}; this mailhub knows {spool_schema.VERSION}")
-        # The contents, which may be large, are left out: a fault there shows when one is read.
+        self._check_tables()
+        self._renewed = False
+
+    def _check_tables(self) -> None:
+        """Raises CorruptError.  The contents, which may be large, are left out: a fault there shows when one is read,
+        written or removed (_renew_contents)."""
         for table in ("message", "recipient", "quarantine"):
-            faults = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check('{table}')")]
+            faults = [str(row[0]) for row in self._sql(f"PRAGMA quick_check('{table}')")]
             if faults != ["ok"]:
                 raise apsw.CorruptError("; ".join(faults[:3]))
 
@@ -391,11 +397,10 @@ class SpoolDatabase:
     def _write(self, writes: Sequence[Work]) -> None:
         try:
             try:
-                self._transaction(writes, self._together)
-            except _BAD_WORK:
-                for work in writes:
-                    work.error = None
-                self._transaction(writes, self._one_by_one)
+                self._write_all(writes)
+            except _CORRUPT as error:
+                self._renew_contents(error)
+                self._write_all(writes)
         except (apsw.Error, SpoolError, OSError) as error:
             meaning = _meaning(error)
             for work in writes:
@@ -406,6 +411,48 @@ class SpoolDatabase:
                 (isinstance(work, Remove) and work.in_file) or (isinstance(work, Amend) and work.emptied)
             ):
                 self._unlink(work.queue_id)
+
+    def _write_all(self, writes: Sequence[Work]) -> None:
+        try:
+            self._transaction(writes, self._together)
+        except _BAD_WORK:
+            for work in writes:
+                work.error = None
+            self._transaction(writes, self._one_by_one)
+
+    def _renew_contents(self, error: apsw.Error) -> None:
+        """Begin a new table of contents with all that can be read of the old one, which keeps its octets under another
+        name.  Else a corrupt page there would fail each commit for ever if new rows go to it, and each batch in which a
+        message is removed that has its row there.  A message without its content goes into quarantine when its turn
+        comes.
+
+        Raises CorruptError if it is not the contents that are corrupt, or if that was tried since the database was
+        opened: it takes long.
+        """
+        if self._renewed:
+            raise error
+        self._check_tables()
+        self._renewed = True
+        # Looked for beforehand: SQLite gives up a transaction in which it has met a corrupt page.
+        queue_ids = [queue_id for (queue_id,) in self._sql("SELECT queue_id FROM message WHERE in_file = 0")]
+        kept = [queue_id for queue_id in queue_ids if self._has_content(queue_id)]
+        old = "content_corrupt_" + datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%dT%H%M%S_%f")
+        with self._live():
+            self._sql(f"ALTER TABLE content RENAME TO {old}")
+            self._sql(spool_schema.CONTENT)
+            copy = f"INSERT INTO content SELECT queue_id, octets FROM {old} WHERE queue_id = ?"  # noqa: S608 - our words
+            for queue_id in kept:
+                self._sql(copy, (queue_id,))
+        self._report(
+            f"The contents in {self._path} were corrupt ({error}).  {len(kept)} of {len(queue_ids)} can be read and are"
+            f" kept; the other messages go into quarantine.  All that was there is kept as the table {old}."
+        )
+
+    def _has_content(self, queue_id: str) -> bool:
+        try:
+            return bool(self._sql("SELECT octets FROM content WHERE queue_id = ?", (queue_id,)).fetchall())
+        except _CORRUPT:
+            return False
 
     def _transaction(self, writes: Sequence[Work], how: Callable[[Sequence[Work]], None]) -> None:
         self._sql("BEGIN IMMEDIATE")

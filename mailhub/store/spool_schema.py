@@ -28,7 +28,15 @@ Row: TypeAlias = tuple[Any, ...]
 #: Kept in PRAGMA user_version.  A change of SCHEMA raises it and brings the statements that lead from the last one.
 VERSION = 1
 
-SCHEMA = """
+#: By itself, since it is made anew when it was corrupt.
+CONTENT = """
+CREATE TABLE content (
+    queue_id TEXT PRIMARY KEY,
+    octets   BLOB NOT NULL          -- as received
+) WITHOUT ROWID;
+"""
+
+SCHEMA = f"""
 CREATE TABLE message (
     queue_id     TEXT PRIMARY KEY,
     due_at       REAL,              -- when a recipient is next to be tried; null: nothing to do (held, quarantined)
@@ -63,11 +71,7 @@ CREATE TABLE recipient (
     PRIMARY KEY (queue_id, position)
 ) WITHOUT ROWID;
 
-CREATE TABLE content (
-    queue_id TEXT PRIMARY KEY,
-    octets   BLOB NOT NULL          -- as received
-) WITHOUT ROWID;
-
+{CONTENT}
 CREATE TABLE quarantine (           -- messages that could not be read; their rows stay where they are
     queue_id     TEXT PRIMARY KEY,
     set_aside_at REAL NOT NULL,

@@ -520,27 +520,67 @@ def test_a_lost_content_file_is_quarantined(bench: Bench) -> None:
     assert bench.sql("SELECT queue_id FROM quarantine") == [(bad,)]
 
 
-def test_a_content_on_a_corrupt_page_is_quarantined_and_the_rest_goes_on(bench: Bench) -> None:
-    ids = [bench.commit(b"x" * 400 + b"\r\n") for _ in range(40)]
+def spoil_contents(bench: Bench, order: str) -> None:
+    """Overwrite the first leaf of the table of contents, or the last one, to which new rows go."""
+    bench.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    [(page,)] = bench.sql(
+        f"SELECT pageno FROM dbstat WHERE name = 'content' AND pagetype = 'leaf' ORDER BY path {order} LIMIT 1"
+    )
+    assert isinstance(page, int)
     path = bench.directory / "queue.db"
+    octets = bytearray(path.read_bytes())
+    octets[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
+    path.write_bytes(octets)
 
-    def spoil() -> None:
-        bench.sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        [(page,)] = bench.sql("SELECT pageno FROM dbstat WHERE name = 'content' AND pagetype = 'leaf' LIMIT 1")
-        assert isinstance(page, int)
-        octets = bytearray(path.read_bytes())
-        octets[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
-        path.write_bytes(octets)
 
-    bench.restart(spoil)
+def claim_all(bench: Bench) -> list[str]:
     claimed = bench.claim()
     while more := bench.claim():
         claimed += more
-    bad = [queue_id for (queue_id,) in bench.sql("SELECT queue_id FROM quarantine")]
+    return claimed
+
+
+def quarantined(bench: Bench) -> list[str]:
+    return [str(queue_id) for (queue_id,) in bench.sql("SELECT queue_id FROM quarantine")]
+
+
+def test_a_content_on_a_corrupt_page_is_quarantined_and_the_rest_goes_on(bench: Bench) -> None:
+    ids = [bench.commit(b"x" * 400 + b"\r\n") for _ in range(40)]
+    bench.restart(lambda: spoil_contents(bench, "ASC"))
+    claimed = claim_all(bench)
+    bad = quarantined(bench)
     assert bad
-    assert sorted([*claimed, *map(str, bad)]) == ids
+    assert sorted([*claimed, *bad]) == ids
     bench.clock.turn()
-    assert all(any(str(queue_id) in said for said in bench.said) for queue_id in bad)
+    assert all(any(queue_id in said for said in bench.said) for queue_id in bad)
+
+
+def test_a_corrupt_page_to_which_new_contents_go_does_not_stop_them(bench: Bench) -> None:
+    ids = [bench.commit(b"x" * 400 + b"\r\n") for _ in range(40)]
+    bench.restart(lambda: spoil_contents(bench, "DESC"))
+    new = [bench.commit(b"y" * 400 + b"\r\n") for _ in range(40)]
+    bench.clock.turn()
+    assert len([said for said in bench.said if "were corrupt" in said and "content_corrupt_" in said]) == 1
+    bench.restart()
+    claimed, bad = claim_all(bench), quarantined(bench)
+    assert 0 < len(bad) < 20
+    assert sorted(claimed + bad) == sorted(ids + new)
+    claims = {queue_id: bench.clock.run_until(bench.spool.content_of(queue_id)) for queue_id in claimed}
+    assert all(content is not None and content.size == 402 for content in claims.values())
+
+
+def test_a_message_with_its_content_on_a_corrupt_page_can_be_removed(bench: Bench) -> None:
+    ids = [bench.commit(b"x" * 400 + b"\r\n") for _ in range(40)]
+    bench.restart(lambda: spoil_contents(bench, "ASC"))
+    gone = [
+        maybeDeferred(bench.spool.record, queue_id, [Recipient(BOB, BOB, state=State.DISCARDED)])
+        for queue_id in ids[:20]
+    ]
+    other = bench.commit()
+    for one in gone:
+        bench.clock.run_until(one)
+    assert bench.ids() == sorted([*ids[20:], other])
+    assert sorted(claim_all(bench)) == bench.ids()
 
 
 def test_what_a_postmaster_edits_by_hand_is_followed(bench: Bench) -> None:
