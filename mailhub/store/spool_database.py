@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from mailhub.interfaces import IContent, IDisk, SpoolError, SpoolFull
 from mailhub.model import Envelope, Recipient, State
 from mailhub.model.selection import Selection
 from mailhub.store import spool_schema
-from mailhub.store.queue_id import ALPHABET
+from mailhub.store.queue_id import ALPHABET, LENGTH
 from mailhub.store.spool_content import FileContent, MemoryContent, spool_error
 from mailhub.store.spool_schema import MESSAGE_COLUMNS, RECIPIENT_COLUMNS, Row
 from mailhub.store.spool_selection import condition
@@ -38,6 +39,10 @@ CLAIM_OCTETS = 8 * 1024 * 1024
 SCAN_MAX = 1000
 #: The database's own page cache, in KiB.
 CACHE_KIBIBYTES = 16 * 1024
+
+#: Files in places of ours that are not ours: so many are named.
+STRANGE_MAX = 10
+_CONTENT_NAME = re.compile(f"[{ALPHABET}]{{{LENGTH}}}")
 
 #: Rows for one statement: each step of a statement costs two changes of the interpreter's lock.
 _CHUNKS = (32, 8, 1)
@@ -320,14 +325,28 @@ class SpoolDatabase:
         )
 
     def _sweep(self) -> None:
-        """Remove content files that no message names: their messages were never acknowledged, or are gone."""
-        for letter in self._disk.list(self._content):
-            if letter not in ALPHABET:
-                continue  # not ours
+        """Remove content files that no message names: their messages were never acknowledged, or are gone.  What is
+        no content file in a place of ours is told, and left alone."""
+        strange = []
+        for letter in set(self._disk.list(self._content)).intersection(ALPHABET):
             folder = os.path.join(self._content, letter)
-            for name in self._disk.list(folder):
-                if self._sql("SELECT in_file FROM message WHERE queue_id = ?", (name,)).get != 1:
-                    self._disk.unlink(os.path.join(folder, name))
+            try:
+                names = self._disk.list(folder)
+            except NotADirectoryError:
+                strange.append(folder)
+                continue
+            for name in names:
+                path = os.path.join(folder, name)
+                if not _CONTENT_NAME.fullmatch(name) or not name.endswith(letter):
+                    strange.append(path)
+                elif self._sql("SELECT in_file FROM message WHERE queue_id = ?", (name,)).get != 1:
+                    try:
+                        self._disk.unlink(path)
+                    except (IsADirectoryError, PermissionError):  # what unlink(2) and POSIX say of a directory
+                        strange.append(path)
+        if strange:
+            more = f", and {len(strange) - STRANGE_MAX} more" if len(strange) > STRANGE_MAX else ""
+            self._report(f"Not of the queue, and left alone: {', '.join(sorted(strange)[:STRANGE_MAX])}{more}")
 
     def _first_due(self) -> float:
         first, last = self._sql("SELECT min(due_at), max(due_at) FROM message WHERE due_at IS NOT NULL").get

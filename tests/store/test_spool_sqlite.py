@@ -442,6 +442,22 @@ def test_files_that_no_message_names_are_swept_out(bench: Bench) -> None:
     assert bench.files() == [kept, "README"]
 
 
+def test_what_is_no_content_file_is_told_and_left_alone(bench: Bench) -> None:
+    kept = bench.commit(b"x" * LARGE)
+    content = bench.directory / "content"
+    letter = next(letter for letter in "abc" if letter != kept[-1])
+    (content / letter).write_text("a stray file")
+    (content / kept[-1] / "notes").write_text("a postmaster's own")
+    (content / kept[-1] / (16 * "0" + kept[-1])).mkdir()
+    bench.restart()
+    bench.clock.turn()
+    (said,) = bench.said
+    assert all(name in said for name in (f"content/{letter},", "/notes", 16 * "0"))
+    assert kept not in said
+    assert bench.files() == sorted([kept, letter, "notes"])
+    assert bench.claim() == [kept]
+
+
 def test_the_content_file_goes_with_its_message(bench: Bench) -> None:
     first, second = bench.commit(b"x" * LARGE), bench.commit(b"x" * LARGE)
     bench.claim()
