@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -153,8 +153,7 @@ class Steering:
         steered = [Steered(queue_id, Result.GONE, why="it is not in the queue") for queue_id in missing - set(busy)]
         works = [Deferred.fromCoroutine(self._steer_one(order, envelope)) for envelope in held]
         # All at once, so that they share one commit.
-        for _, result in await DeferredList(works, consumeErrors=True):
-            steered.append(result)  # _steer_one never raises
+        steered += await _to_the_end(works)
         return steered, busy
 
     async def _steer_one(self, order: Order, envelope: Envelope) -> Steered:
@@ -232,6 +231,35 @@ class Steering:
         pause: Deferred[None] = Deferred(lambda _: call.cancel())
         call = self._steady.callLater(BUSY_LOOK_SECONDS, pause.callback, None)
         return pause
+
+
+async def _to_the_end(works: Sequence[Deferred[Steered]]) -> list[Steered]:
+    """The results of all, which never fail.  Whoever carries out an order may be cancelled at any moment, since the
+    client has left or the hub stops; what has begun is done all the same, and ends before that goes on.  Else a message
+    could stay in the queue though its sender was told that it failed."""
+    all_ended = DeferredList(works)
+    cancelled: CancelledError | None = None
+    while not all_ended.called:
+        try:
+            await _end_of(all_ended)
+        except CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return [steered for _, steered in await all_ended]
+
+
+def _end_of(works: Deferred[list[tuple[bool, Steered]]]) -> Deferred[None]:
+    """Fires when these have ended.  To cancel it does not cancel them."""
+    ended: Deferred[None] = Deferred()
+
+    def tell(results: list[tuple[bool, Steered]]) -> list[tuple[bool, Steered]]:
+        if not ended.called:
+            ended.callback(None)
+        return results
+
+    works.addCallback(tell)
+    return ended
 
 
 def sent_back(reason: str) -> Reply:

@@ -4,8 +4,9 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailhub.interfaces import IContent, IHistory, SpoolError
@@ -40,6 +41,7 @@ class Bench:
         self.history = History()
         self.told: list[tuple[str, list[Recipient], bytes | None]] = []
         self.cannot_tell = False
+        self.telling: Deferred[None] | None = None  # goes on when this fires
         self.in_queue_when_told: list[bool] = []
         self.tried_again = 0
         self.steering = Steering(self.spool, self.clock, self.clock, self.history, self.tell, self.try_again)
@@ -53,6 +55,10 @@ class Bench:
             raise SpoolError("planted")
         self.in_queue_when_told.append(await self.spool.find(envelope.queue_id) == envelope)
         self.told.append((envelope.queue_id, list(recipients), content.whole()))
+        if self.telling is not None:
+            waits: Deferred[None] = Deferred()
+            self.telling.chainDeferred(waits)
+            await waits
         return recipients
 
     def commit(self, *recipients: Recipient | Address, sender: Address | None = ALICE) -> str:
@@ -170,6 +176,28 @@ def test_what_cannot_be_told_stays(bench: Bench) -> None:
     assert bench.states(queue_id) == {"bob": State.QUEUED}
     bench.clock.advance(600)
     assert bench.due() == [queue_id]
+
+
+def test_who_leaves_in_the_middle_does_not_leave_a_message_half_sent_back(bench: Bench) -> None:
+    queue_ids = [bench.commit(BOB), bench.commit(CAROL)]
+    bench.telling = Deferred()
+
+    async def steer() -> None:
+        async for _ in bench.steering.steer(Order(Operation.BOUNCE, Selection(tuple(queue_ids)))):
+            pytest.fail("nobody is there to be told")
+
+    steering = Deferred.fromCoroutine(steer())
+    ends: list[Failure] = []
+    steering.addErrback(ends.append)
+    steering.cancel()  # the client has left
+    steering.cancel()  # and the hub stops
+    assert not ends
+    assert all(bench.spool.is_claimed(queue_id) for queue_id in queue_ids)
+    bench.telling.callback(None)
+    assert [end.type for end in ends] == [CancelledError]
+    assert sorted(told[0] for told in bench.told) == queue_ids
+    assert not any(bench.spool.is_claimed(queue_id) or bench.states(queue_id) for queue_id in queue_ids)
+    assert bench.history.kinds().count("failed") == 2
 
 
 def test_a_fault_of_the_spool_leaves_the_message_free(bench: Bench) -> None:
