@@ -188,6 +188,9 @@ class Maildrop:
     def open(self, now: float) -> None:
         """Make the directory where there is none, for us alone, and remove what nobody writes any more."""
         self._disk.make_directory(self.directory)
+        # Who made it may have died, or met a fault, before its name was durable.
+        with contextlib.suppress(PermissionError):
+            self._disk.fsync_directory(os.path.dirname(os.path.abspath(self.directory)))
         for name in self._disk.list(self.directory):
             path = os.path.join(self.directory, name)
             if _UNFINISHED.fullmatch(name) and os.lstat(path).st_mtime < now - UNFINISHED_SECONDS_MAX:

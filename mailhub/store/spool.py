@@ -277,8 +277,10 @@ class SqliteSpool:
         path = self._database.path_of(queue_id)
         folder = os.path.dirname(path)
         if folder not in self._folders:
-            # Blocks for an fsync where the folder is new: at most once for each of 32, in the life of the spool.
+            # Blocks for an fsync, and one more where the folder is new: at most once for each of 32, in the life of the
+            # spool.  That of an earlier try may have failed, and left a folder that is not durable.
             self._disk.make_directory(folder)
+            self._disk.fsync_directory(os.path.dirname(folder))
             self._folders.add(folder)
         return path, self._disk.create(path)
 

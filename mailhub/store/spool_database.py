@@ -7,6 +7,7 @@ what such a batch had begun is overwritten, so that nothing of it comes back aft
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
@@ -244,6 +245,7 @@ class SpoolDatabase:
             self._disk.make_directory(self._directory)
             self._take_lock()
             self._disk.make_directory(self._content)
+            self._sync_names()
             try:
                 self._connect()
             except _CORRUPT as error:
@@ -257,6 +259,13 @@ class SpoolDatabase:
         except SpoolError:
             self._close()
             raise
+
+    def _sync_names(self) -> None:
+        """What exists may still not be durable: a process of ours that died, or met a fault, may have made it."""
+        self._disk.fsync_directory(self._content)
+        self._disk.fsync_directory(self._directory)
+        with contextlib.suppress(PermissionError):  # where we may not read it, somebody else has made our directory
+            self._disk.fsync_directory(os.path.dirname(os.path.abspath(self._directory)))
 
     def _take_lock(self) -> None:
         """One process a spool: a second one would deliver everything twice.  The kernel frees it when we die."""

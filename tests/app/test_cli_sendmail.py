@@ -25,6 +25,7 @@ from mailhub.store.disk import RealDisk
 from mailhub.store.maildrop import BadDrop, Drop, DropWriter, Maildrop
 from mailhub.testing.accounts import Accounts
 from mailhub.testing.disk import WatchedDisk
+from mailhub.testing.simulated_disk import SimulatedDisk
 from mailhub.testing.spool import MemorySpool
 from mailhub.testing.threads import AtOnce, ThreadedClock
 
@@ -355,6 +356,18 @@ def test_an_envelope_that_cannot_be_read_is_no_drop(tmp_path: Path, envelope: by
     (tmp_path / "maildrop" / ("0" * 38)).write_bytes(envelope + b"Subject: x\r\n")
     with pytest.raises(BadDrop):
         Maildrop(str(tmp_path), RealDisk()).take("0" * 38, 1000)
+
+
+def test_the_maildrop_is_durable_where_the_disk_failed_while_it_was_made() -> None:
+    platter = SimulatedDisk(random.Random(1), ordered=False)
+    disk = platter.mount()
+    disk.make_directory("/srv/data")
+    platter.fail("fsync_directory", errno.EIO)
+    with pytest.raises(OSError, match="error"):
+        Maildrop("/srv/data", disk).open(0.0)
+    Maildrop("/srv/data", disk).open(0.0)
+    platter.power_cut()
+    assert list(platter.mount().list("/srv/data")) == ["maildrop"]
 
 
 def test_links_and_pipes_are_no_drops(tmp_path: Path) -> None:

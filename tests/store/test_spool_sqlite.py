@@ -416,6 +416,25 @@ def test_files_are_private(bench: Bench) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
+def test_the_way_to_the_queue_is_durable_when_it_is_opened(bench: Bench) -> None:
+    bench.restart(bench.disk.trace.clear)
+    synced = {name for operation, name in bench.disk.trace if operation == "fsync_directory"}
+    assert synced == {str(bench.directory.parent), str(bench.directory), str(bench.directory / "content")}
+
+
+def test_a_folder_is_durable_where_the_disk_failed_while_it_was_made(bench: Bench) -> None:
+    bench.disk.fail("fsync_directory", errno.EIO)
+    draft = bench.spool.draft()
+    with pytest.raises(SpoolError):
+        draft.write(b"x" * LARGE)
+    draft.discard()
+    bench.disk.trace.clear()
+    letters = set()
+    while draft.queue_id[-1] not in letters:
+        letters.add(bench.commit(b"x" * LARGE)[-1])
+    assert bench.disk.trace.count(("fsync_directory", str(bench.directory / "content"))) == len(letters)
+
+
 def test_a_second_process_is_kept_out(bench: Bench) -> None:
     other = bench.make()
     with pytest.raises(SpoolError, match="another process"):

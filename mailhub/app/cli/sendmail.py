@@ -7,6 +7,7 @@ and then nothing was taken.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import sys
@@ -330,6 +331,9 @@ def _make(directory: Path, disk: RealDisk) -> None:
     """The maildrop, if the hub has never run: for the owner of the data directory alone, as the hub makes it."""
     owner = directory.parent.stat()
     if directory.exists():
+        # Who made it may have died, or met a fault, before its name was durable.  If we may not look, it was the hub.
+        with contextlib.suppress(PermissionError):
+            disk.fsync_directory(str(directory.parent))
         return
     disk.make_directory(str(directory))
     if os.geteuid() == 0:
