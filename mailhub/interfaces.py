@@ -218,6 +218,14 @@ class IClaim(Interface):
     content: IContent = Attribute("The message as received.")
 
 
+class Quarantined(NamedTuple):
+    """A message that could not be read: `since` when (seconds since the epoch), and the cause."""
+
+    queue_id: str
+    since: float
+    cause: str
+
+
 class ISpool(Interface):
     """The durable queue.  What it has said yes to survives a power cut.
 
@@ -280,6 +288,14 @@ class ISpool(Interface):
 
     def is_claimed(queue_id: str) -> bool:
         """Whether somebody has claimed this message now: it is being delivered, or steered."""
+
+    async def quarantined(limit: int, queue_ids: Sequence[str] = ()) -> Sequence[Quarantined]:
+        """At most `limit` messages that are set aside since they could not be read, in the order of their queue ids: of
+        these, or of all.  No other method knows of them."""
+
+    async def readmit(queue_id: str) -> Envelope:
+        """Read a message in quarantine again, and if that succeeds now, put it back into the queue, durably.  Raises
+        SpoolError with the cause if it does not."""
 
 
 # --- delivery ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mailhub.app.control import Answers, RequestRefused
-from mailhub.interfaces import IContent, IExecutor, IFile, ISpool, SpoolError
+from mailhub.interfaces import IContent, IExecutor, IFile, ISpool, Quarantined, SpoolError
 from mailhub.model import Envelope, Recipient, State
 from mailhub.model.selection import Selection, Standing
 from mailhub.queue.steering import Operation, Order, Steering
@@ -21,6 +21,8 @@ from mailhub.wire.header import HEADER_OCTETS_MAX, header_end
 
 #: Messages that are read from the queue at once.
 PAGE_MAX = 50
+#: Messages in quarantine that are told of.
+QUARANTINE_MAX = 1000
 #: Queue ids in one request.
 QUEUE_IDS_MAX = 1000
 #: Of a reply that a stranger gave, so much is shown.
@@ -37,7 +39,7 @@ class _Asked(BaseModel):
 
 
 class _Filter(_Asked):
-    """A Selection, and `active` for what is being delivered now."""
+    """A Selection; `active` for what is being delivered now, `quarantine` for what cannot be read."""
 
     queue_ids: Annotated[list[_QueueId], Field(max_length=QUEUE_IDS_MAX)] = []
     sender: _Text | None = None
@@ -45,7 +47,7 @@ class _Filter(_Asked):
     domain: _Text | None = None
     received_after: float | None = None
     received_before: float | None = None
-    state: Literal["queued", "deferred", "held", "active"] | None = None
+    state: Literal["queued", "deferred", "held", "active", "quarantine"] | None = None
 
     def selection(self) -> Selection:
         return Selection(
@@ -55,7 +57,7 @@ class _Filter(_Asked):
             domain=self.domain,
             received_after=self.received_after,
             received_before=self.received_before,
-            standing=None if self.state in (None, "active") else Standing(self.state),
+            standing=None if self.state in (None, "active", "quarantine") else Standing(self.state),
         )
 
 
@@ -85,31 +87,48 @@ class QueueDesk:
         self.answers: Mapping[str, Answers] = {"list": self.list_messages, "show": self.show, "steer": self.steer}
 
     async def list_messages(self, request: Mapping[str, Any], by: str) -> AsyncGenerator[Mapping[str, Any], None]:
-        """A line a message, with `recipients` one more for each of them; at the end how many there were."""
+        """A line a message, with `recipients` one more for each of them; at the end how many there were.  What is in
+        quarantine is told of among them, if that or everything is asked for: nothing else is known of it."""
         asked = _checked(_List, request)
+        found = 0
+        async for one in self._meant(asked):
+            found += 1
+            if isinstance(one, Quarantined):
+                yield {"message": quarantine_facts(one)}
+            else:
+                yield {"message": message_facts(one, self._spool.is_claimed(one.queue_id))}
+                for recipient in one.recipients if asked.recipients else ():
+                    yield {"recipient": recipient_facts(recipient)}
+            if found == asked.limit:
+                break
+        yield {"done": {"messages": found}}
+
+    async def _meant(self, asked: _List) -> AsyncGenerator[Envelope | Quarantined, None]:
+        """By queue id."""
         selection = asked.selection()
-        found, after = 0, ""
-        while asked.limit is None or found < asked.limit:
+        is_last, after = asked.state == "quarantine", ""
+        aside = await self._aside() if is_last or (selection.is_everything and asked.state is None) else []
+        while not is_last:
             page = await self._page(selection, after)
             for envelope in page:
-                active = self._spool.is_claimed(envelope.queue_id)
-                if asked.state == "active" and not active:
-                    continue
-                found += 1
-                yield {"message": message_facts(envelope, active)}
-                if asked.recipients:
-                    for recipient in envelope.recipients:
-                        yield {"recipient": recipient_facts(recipient)}
-                if found == asked.limit:
-                    break
-            if len(page) < PAGE_MAX:
-                break
-            after = page[-1].queue_id
-        yield {"done": {"messages": found}}
+                while aside and aside[0].queue_id < envelope.queue_id:
+                    yield aside.pop(0)
+                if asked.state != "active" or self._spool.is_claimed(envelope.queue_id):
+                    yield envelope
+            is_last = len(page) < PAGE_MAX
+            after = page[-1].queue_id if page else after
+        for one in aside:
+            yield one
 
     async def _page(self, selection: Selection, after: str) -> list[Envelope]:
         try:
             return list(await self._spool.select(selection, PAGE_MAX, after))
+        except SpoolError as error:
+            raise RequestRefused(f"the queue cannot be read: {error}") from error
+
+    async def _aside(self, *queue_ids: str) -> list[Quarantined]:
+        try:
+            return list(await self._spool.quarantined(QUARANTINE_MAX, queue_ids))
         except SpoolError as error:
             raise RequestRefused(f"the queue cannot be read: {error}") from error
 
@@ -122,6 +141,12 @@ class QueueDesk:
         except SpoolError as error:
             raise RequestRefused(str(error)) from error
         if envelope is None or content is None:
+            for one in await self._aside(asked.queue_id):
+                if asked.content:
+                    raise RequestRefused(f"{one.queue_id} is in quarantine, since it cannot be read: {one.cause}")
+                yield {"message": quarantine_facts(one)}
+                yield {"done": {"messages": 1}}
+                return
             raise RequestRefused(f"{asked.queue_id} is not in the queue")
         yield {"message": message_facts(envelope, self._spool.is_claimed(asked.queue_id)) | _more_facts(envelope)}
         for recipient in envelope.recipients:
@@ -153,8 +178,9 @@ class QueueDesk:
     async def steer(self, request: Mapping[str, Any], by: str) -> AsyncGenerator[Mapping[str, Any], None]:
         """A line a message with what became of it; at the end how many of each."""
         asked = _checked(_Steer, request)
-        if asked.state == "active":
-            raise RequestRefused("what is being delivered cannot be chosen by that; give its queue id")
+        if asked.state in ("active", "quarantine"):
+            what = "being delivered" if asked.state == "active" else "in quarantine"
+            raise RequestRefused(f"what is {what} cannot be chosen by that; give its queue id")
         selection = asked.selection()
         if selection.is_everything and not asked.everything:
             raise RequestRefused("nothing says which messages are meant")
@@ -215,6 +241,15 @@ def message_facts(envelope: Envelope, active: bool) -> dict[str, Any]:
         "login": envelope.login,
         "session_id": envelope.session_id,
         "labels": list(envelope.labels),
+    }
+
+
+def quarantine_facts(one: Quarantined) -> dict[str, Any]:
+    return {
+        "queue_id": one.queue_id,
+        "state": "quarantine",
+        "quarantined_at": one.since,
+        "cause": one.cause[:REPLY_CHARACTERS_MAX],
     }
 
 

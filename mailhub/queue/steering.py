@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from mailhub.interfaces import IHistory, ISpool
+from mailhub.interfaces import IHistory, ISpool, SpoolError
 from mailhub.model import Envelope, Recipient, Reply, State
 from mailhub.model.reply import EnhancedStatus
 from mailhub.model.selection import Selection, Standing
@@ -150,11 +150,34 @@ class Steering:
         held = await self._spool.reserve(queue_ids)
         missing = set(queue_ids) - {envelope.queue_id for envelope in held}
         busy = [queue_id for queue_id in queue_ids if queue_id in missing and self._spool.is_claimed(queue_id)]
-        steered = [Steered(queue_id, Result.GONE, why="it is not in the queue") for queue_id in missing - set(busy)]
+        steered = await self._not_there(order, sorted(missing - set(busy)))
         works = [Deferred.fromCoroutine(self._steer_one(order, envelope)) for envelope in held]
         # All at once, so that they share one commit.
         steered += await _to_the_end(works)
         return steered, busy
+
+    async def _not_there(self, order: Order, queue_ids: Sequence[str]) -> list[Steered]:
+        """What is in quarantine can be read again, by release, and nothing else; the others are gone."""
+        aside = {one.queue_id: one for one in await self._spool.quarantined(PAGE_MAX, queue_ids)} if queue_ids else {}
+        steered = []
+        for queue_id in queue_ids:
+            if queue_id not in aside:
+                steered.append(Steered(queue_id, Result.GONE, why="it is not in the queue"))
+            elif order.operation is Operation.RELEASE:
+                steered.append(await self._readmit(order, queue_id))
+            else:
+                why = f"it is in quarantine, since it cannot be read: {aside[queue_id].cause}"
+                steered.append(Steered(queue_id, Result.FAILED, why=why))
+        return steered
+
+    async def _readmit(self, order: Order, queue_id: str) -> Steered:
+        try:
+            envelope = await self._spool.readmit(queue_id)
+        except SpoolError as error:
+            return Steered(queue_id, Result.FAILED, why=str(error))
+        waiting = [recipient for recipient in envelope.recipients if not recipient.state.is_final]
+        self._remember(order, envelope, waiting)
+        return Steered(queue_id, Result.DONE, len(waiting))
 
     async def _steer_one(self, order: Order, envelope: Envelope) -> Steered:
         """The message is ours until it is recorded.  Never raises."""

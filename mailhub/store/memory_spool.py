@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, SpoolError, SpoolFull
+from mailhub.interfaces import IClaim, IContent, IDraft, ISpool, Quarantined, SpoolError, SpoolFull
 from mailhub.model import Address, Envelope, Recipient, State
 from mailhub.model.selection import Selection
 from mailhub.store.queue_id import QueueIds
@@ -232,3 +232,10 @@ class MemorySpool:
 
     def is_claimed(self, queue_id: str) -> bool:
         return queue_id in self._claimed
+
+    async def quarantined(self, limit: int, queue_ids: Sequence[str] = ()) -> Sequence[Quarantined]:
+        """None: what lies in memory can be read."""
+        return []
+
+    async def readmit(self, queue_id: str) -> Envelope:
+        raise SpoolError(f"{queue_id} is not in quarantine")

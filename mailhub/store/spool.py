@@ -28,6 +28,7 @@ from mailhub.interfaces import (
     IExecutor,
     IFile,
     ISpool,
+    Quarantined,
     SpoolError,
     SpoolFull,
 )
@@ -38,6 +39,7 @@ from mailhub.store.queue_id import QueueIds
 from mailhub.store.spool_content import Arriving, FileContent, MemoryContent, spool_error
 from mailhub.store.spool_database import (
     Amend,
+    Aside,
     Close,
     Fetch,
     Insert,
@@ -45,6 +47,7 @@ from mailhub.store.spool_database import (
     Open,
     Pick,
     Read,
+    Readmit,
     Remove,
     Search,
     SpoolDatabase,
@@ -457,6 +460,17 @@ class SqliteSpool:
     def is_claimed(self, queue_id: str) -> bool:
         return queue_id in self._claimed
 
+    async def quarantined(self, limit: int, queue_ids: Sequence[str] = ()) -> Sequence[Quarantined]:
+        aside = Aside(limit, queue_ids)
+        await self._do(aside)
+        return aside.found
+
+    async def readmit(self, queue_id: str) -> Envelope:
+        readmit = Readmit(queue_id)
+        await self._do(readmit)
+        assert readmit.envelope is not None  # else there was an error
+        return readmit.envelope
+
     def _reserve_all(self, envelope: Envelope) -> Claim:
         """What we hold of a new message is given up: it comes back from the database when its turn comes."""
         if envelope.queue_id in self._fresh_ids:
@@ -532,6 +546,8 @@ class SqliteSpool:
                     self._reserve_all(envelope) for envelope in envelopes if envelope.queue_id not in self._claimed
                 ]
                 return False
+            case Readmit(due=due):
+                return self._note_due(due)
             case Open(next_due=due):
                 self._stored_due = due
                 return due != math.inf

@@ -19,7 +19,7 @@ from typing import Any
 
 import apsw
 
-from mailhub.interfaces import IContent, IDisk, SpoolError, SpoolFull
+from mailhub.interfaces import IContent, IDisk, Quarantined, SpoolError, SpoolFull
 from mailhub.model import Envelope, Recipient, State
 from mailhub.model.selection import Selection
 from mailhub.store import spool_schema
@@ -151,6 +151,24 @@ class Read(Work):
 
     queue_id: str
     content: IContent | None = field(default=None, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Aside(Work):
+    """At most `limit` messages that are in quarantine, of these or of all."""
+
+    limit: int
+    queue_ids: Sequence[str]
+    found: list[Quarantined] = field(default_factory=list, init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Readmit(Work):
+    """Put this message back from quarantine if it can be read.  `due` is when it is due; None when it is held."""
+
+    queue_id: str
+    envelope: Envelope | None = field(default=None, init=False)
+    due: float | None = field(default=None, init=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -406,6 +424,10 @@ class SpoolDatabase:
                         work.envelopes = self._envelopes("queue_id = ?", [(queue_id,) for queue_id in work.queue_ids])
                     case Read():
                         work.content = self._content_of(work.queue_id)
+                    case Aside():
+                        self._look_aside(work)
+                    case Readmit():
+                        self._readmit(work)
                     case Open():
                         work.next_due = self._open()
                     case Close():
@@ -684,6 +706,27 @@ class SpoolDatabase:
             self._sql("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (queue_id, self._clock(), cause))
             self._sql("UPDATE message SET due_at = NULL WHERE queue_id = ?", (queue_id,))
         self._report(f"Message {queue_id} cannot be read and is in quarantine: {cause}")
+
+    def _look_aside(self, aside: Aside) -> None:
+        every = "SELECT queue_id, set_aside_at, cause FROM quarantine"
+        if aside.queue_ids:
+            rows = [row for each in aside.queue_ids for row in self._sql(f"{every} WHERE queue_id = ?", (each,))]
+        else:
+            rows = list(self._sql(f"{every} ORDER BY queue_id LIMIT ?", (aside.limit,)))
+        aside.found = [Quarantined(*row) for row in sorted(rows)[: aside.limit]]
+
+    def _readmit(self, work: Readmit) -> None:
+        """Raises SpoolError."""
+        queue_id = work.queue_id
+        if not self._sql("SELECT 1 FROM quarantine NATURAL JOIN message WHERE queue_id = ?", (queue_id,)).fetchall():
+            raise SpoolError(f"{queue_id} is not in quarantine")
+        try:
+            work.envelope, _ = self._read(queue_id)
+        except (ValueError, TypeError) as error:
+            raise SpoolError(f"it is in quarantine, and still cannot be read: {error}") from error
+        with self._live():
+            self._sql("DELETE FROM quarantine WHERE queue_id = ?", (queue_id,))
+            work.due = self._sql(_RECKON_DUE, (queue_id,)).get
 
 
 def due_recipients(envelope: Envelope, now: float, horizon_seconds: float) -> list[Recipient]:

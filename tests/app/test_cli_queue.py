@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from click.testing import CliRunner, Result
 
@@ -151,6 +152,37 @@ def test_hold_and_release(waiting: Any, queue: Queue) -> None:
     assert queue("retry", queue_id).stdout == f"{queue_id} due now (1 recipient)\n"
     assert queue("flush").exit_code == 0
     assert queue("flush", "--domain", "elsewhere.example").exit_code == 0
+
+
+def test_what_is_in_quarantine_is_told_and_can_be_read_again(waiting: Any, queue: Queue) -> None:
+    first, bad, last = (send(waiting, "carol@example.org", "alice@example.test") for _ in range(3))
+
+    def edit(parameters: str) -> None:
+        database = apsw.Connection(str(waiting.config.parent / "var" / "spool" / "queue.db"))
+        with database:
+            database.execute("UPDATE message SET parameters = ? WHERE queue_id = ?", (parameters, bad))
+        database.close()
+
+    edit("[")
+    shown = queue("show", bad).stdout  # it is found out here
+    assert f"Message:   {bad} (quarantine)\n" in shown
+    assert "Cause:     Expecting value: line 1" in shown
+    row = queue("list").stdout.splitlines()[2]
+    assert re.fullmatch(rf"{bad} .* quarantine .* for \d+s: Expecting value: line 1.*", row)
+    everything = json.loads(queue("list", "--json").stdout)
+    assert [message["queue_id"] for message in everything] == [first, bad, last]
+    assert everything[1] == json.loads(queue("show", bad, "--json").stdout)
+    assert everything[1].keys() == {"queue_id", "state", "quarantined_at", "cause"}
+    assert ids(queue("list", "--json", "--limit", "2")) == [first, bad]
+    assert ids(queue("list", "--json", "--state", "quarantine")) == [bad]
+    assert ids(queue("list", "--json", "--state", "queued")) == [first, last]
+    for words in (("show", bad, "--content"), ("drop", bad), ("release", bad), ("hold", "--state", "quarantine")):
+        result = queue(*words)
+        assert (result.exit_code, result.stdout) == (1, ""), words
+        assert "in quarantine" in result.stderr, words
+    edit("{}")
+    assert queue("release", bad).stdout == f"{bad} released (1 recipient)\n"
+    assert ids(queue("list", "--json", "--state", "queued")) == [first, bad, last]
 
 
 def test_drop_asks_before_it_follows_a_filter(waiting: Any, queue: Queue) -> None:

@@ -548,6 +548,24 @@ def test_a_message_that_cannot_be_read_is_quarantined_and_the_rest_goes_on(bench
     assert bench.claim() == [good]
 
 
+def test_what_can_be_read_again_leaves_the_quarantine(bench: Bench) -> None:
+    bad, held = bench.commit(b"x" * LARGE), bench.commit(recipient=Recipient(BOB, BOB, state=State.HELD))
+    (path,) = (bench.directory / "content").glob("*/*")
+    bench.restart(lambda: path.rename(bench.directory / "lost") and None)
+    assert bench.claim() == []
+    (one,) = bench.clock.run_until(bench.spool.quarantined(10))
+    assert (one.queue_id, one.since) == (bad, pytest.approx(bench.clock.seconds(), abs=1))
+    assert "missing" in one.cause
+    assert bench.clock.run_until(bench.spool.quarantined(10, [held])) == []
+    for queue_id, why in ((bad, "still cannot be read: the content file"), (held, "not in quarantine")):
+        with pytest.raises(SpoolError, match=why):
+            bench.clock.run_until(bench.spool.readmit(queue_id))
+    (bench.directory / "lost").rename(path)
+    assert bench.clock.run_until(bench.spool.readmit(bad)).queue_id == bad
+    assert bench.clock.run_until(bench.spool.quarantined(10)) == []
+    assert bench.claim() == [bad]
+
+
 def test_a_lost_content_file_is_quarantined(bench: Bench) -> None:
     bad = bench.commit(b"x" * LARGE)
     bench.restart(lambda: os.unlink(next((bench.directory / "content").glob("*/*"))))

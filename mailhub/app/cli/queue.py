@@ -41,8 +41,9 @@ def _filters(function: Function) -> Function:
             click.option("--younger", metavar="TIME", help="In the queue for at most so long."),
             click.option(
                 "--state",
-                type=click.Choice(["queued", "deferred", "held", "active"]),
-                help="queued: to be tried; deferred: of these, tried before; active: being delivered now.",
+                type=click.Choice(["queued", "deferred", "held", "active", "quarantine"]),
+                help="queued: to be tried; deferred: of these, tried before; active: being delivered now; quarantine:"
+                " cannot be read.",
             ),
         )
     ):
@@ -172,6 +173,9 @@ def _messages(answers: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _list_row(message: Mapping[str, Any], now: float) -> str:
+    if message["state"] == "quarantine":
+        cause = f"for {_short_time(now - message['quarantined_at'])}: {message['cause']}"
+        return _row(message["queue_id"], "-", "-", "quarantine", "-", "-", "-", _shortened(cause))
     due = message["next_attempt_at"]
     waiting, in_all = message["recipients_waiting"], message["recipients_in_all"]
     return _row(
@@ -219,8 +223,9 @@ def show(queue_id: str, content: bool, as_json: bool, config: str) -> None:
     (message,) = _messages(answer for answer in everything if "octets" not in answer)
     octets = b"".join(b64decode(answer["octets"]) for answer in everything if "octets" in answer)
     text = octets.decode("utf-8", "backslashreplace")
-    if as_json:
+    if as_json and message["state"] != "quarantine":
         message["content" if content else "header"] = text
+    if as_json:
         click.echo(json.dumps(message, indent=2))
     else:
         _print_message(message, text)
@@ -236,6 +241,12 @@ def _print_octets(octets: bytes) -> None:
 
 def _print_message(message: Mapping[str, Any], header: str) -> None:
     now = time.time()
+    if message["state"] == "quarantine":
+        since = message["quarantined_at"]
+        click.echo(f"Message:   {message['queue_id']} (quarantine)")
+        click.echo(f"Since:     {_time(since)}, {_short_time(now - since)} ago")
+        click.echo(f"Cause:     {printable(message['cause'])}")
+        return
     parameters = {name: value for name, value in message["parameters"].items() if value}
     facts = {
         "Message": f"{message['queue_id']} ({message['state']})",
@@ -314,7 +325,7 @@ def hold(as_json: bool, config: str, reason: str, **given: Any) -> None:
 @queue.command()
 @_operation
 def release(as_json: bool, config: str, **given: Any) -> None:
-    """Let these go on that were held; they are tried now.
+    """Let these go on that were held; they are tried now.  What is in quarantine is read again.
 
     \b
     Example:
