@@ -200,6 +200,12 @@ _ON_THE_WAY = (
         status="4.7.5",
     ),
     _Row(
+        "We have a login for this host, and say it under TLS alone, which the host does not offer: ask its postmaster "
+        "for TLS, or take `login` out of the route or of `outbound` if the host needs none.",
+        status="4.7.4",
+        says="Logging in needs TLS",
+    ),
+    _Row(
         "TLS is asked for and the host does not offer it: lower the level `tls` of the route or of `outbound`, "
         "or ask its postmaster.",
         status="4.7.4",
@@ -208,6 +214,19 @@ _ON_THE_WAY = (
         "The message asks for TLS on its whole way (REQUIRETLS), and this way has it not; the sender can send "
         "it without.",
         status="5.7.30",
+    ),
+    _Row(
+        "We have a login for this host, and the host offers none of the ways to log in that we know, or none at all on "
+        "this port: look whether host and port are right, or take `login` out of the route or of `outbound` if it "
+        "needs none.",
+        status="4.7.0",
+        says="The remote host offers no way to log in",
+    ),
+    _Row(
+        "What came in the clear behind STARTTLS may be an attack on the way to this host, or its fault: ask its "
+        "postmaster.  Nothing of it was used.",
+        status="4.7.0",
+        says="talked behind STARTTLS",
     ),
     _Row(
         "The login at the next hop failed: look at `login` and `password_file` of the route or of `outbound`.",

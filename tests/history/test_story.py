@@ -410,6 +410,26 @@ def test_our_words_about_another_host_are_not_taken_for_its_own(chronicle: Chron
     assert "the words of the other host" in chronicle.text("q")
 
 
+@pytest.mark.parametrize(
+    ("reply", "hint", "wrong"),
+    [
+        (client_order.LOGIN_NOT_OFFERED, "offers none of the ways to log in", "the words of the other host"),
+        (client_order.LOGIN_NEEDS_TLS, "say it under TLS alone", "lower the level"),
+        (client_order.INJECTED, "may be an attack", "the words of the other host"),
+        (client_order.TLS_NOT_OFFERED, "lower the level `tls`", "login"),
+    ],
+)
+def test_what_keeps_us_from_sending_at_the_next_hop_has_its_own_hint(
+    chronicle: Chronicle, reply: Reply, hint: str, wrong: str
+) -> None:
+    chronicle.queued("s", "q", "joe@far.example")
+    chronicle.tell("attempted", "s", "q", route="smtp:mx.far.example:25", recipients=["joe@far.example"])
+    chronicle.tell("deferred", "s", "q", recipient="joe@far.example", reply=reply, remote="mx.far.example")
+    hints = " ".join(chronicle.text("q").partition("What would have to change:")[2].split())
+    assert hint in hints
+    assert wrong not in hints
+
+
 def test_there_is_no_hint_for_what_the_postmaster_has_ended(chronicle: Chronicle) -> None:
     chronicle.queued("s", "q", "joe@far.example")
     chronicle.tell("attempted", "s", "q", route="smtp:mx.far.example:25", recipients=["joe@far.example"])
