@@ -354,7 +354,8 @@ def _carried(envelope: Envelope, story: Story) -> list[End]:
     """Those that would be in the queue."""
     ends = []
     for recipient in envelope.recipients:
-        event = story.outcomes.get(str(recipient.address))
+        outcomes = story.outcomes.get(str(recipient.address))
+        event = outcomes[-1] if outcomes else None
         address = "" if recipient.address == recipient.original else str(recipient.address)
         verdict = "waiting" if event is None or event.kind == "deferred" else event.kind
         text = ""

@@ -19,6 +19,8 @@ from mailhub.history.plain import plain
 from mailhub.model import Address, Reply
 
 _DIGEST_OCTETS = 6
+#: In the place of every local part, with LOCAL.
+_ANYBODY = "***"
 #: Lists inside lists and tables inside tables, so deep.
 _DEPTH_MAX = 4
 
@@ -57,7 +59,7 @@ class Redaction:
         if not at or not local or self.how is Redact.NONE:
             return address
         if self.how is Redact.LOCAL:
-            return f"***@{domain}"
+            return f"{_ANYBODY}@{domain}"
         digest = hashlib.blake2b(
             address.lower().encode("utf-8", "surrogatepass"), key=self._key, digest_size=_DIGEST_OCTETS
         )
@@ -95,6 +97,11 @@ class Redaction:
             return {self.text(_shown(name)): self._value(each, depth + 1) for name, each in value.items()}
         known = plain(value)
         return self._value(known, depth + 1) if known is not value else self.text(_shown(value))
+
+
+def is_anybody(address: str) -> bool:
+    """Whether that is what LOCAL leaves of an address: it may stand for more than one."""
+    return address.startswith(f"{_ANYBODY}@")
 
 
 def _shown(value: object) -> str:

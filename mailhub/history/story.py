@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mailhub.history.pages import Told
+from mailhub.history.redaction import is_anybody
 from mailhub.history.words import REFUSALS
 
 #: Kinds of events that say what became of a recipient, and how that is told of it.
@@ -71,31 +74,55 @@ class Story:
                 return "<>" if address is None else f"<{address}>"
         return None
 
-    @property
+    @cached_property
     def recipients(self) -> tuple[str, ...]:
-        """The addresses that it was to go to, as far as they are known."""
-        found: dict[str, None] = {}
+        """The addresses that it was to go to, as far as they are known.
+
+        Behind one that is redacted there may be several people: then it stands there once for each.
+        """
         if self.arrival is not None:
-            found.update(dict.fromkeys(_addresses(self.arrival)))
-        elif self.notification is not None:
+            return tuple(_addresses(self.arrival))
+        if self.notification is not None:
             # Behind the aliases of whoever is told, as for all other mail.
             told = self.notification.facts.get("to") or [self.notification.text("reverse_path")]
-            found.update(dict.fromkeys(map(str, told)))
-        else:
-            for event in self.events:
-                if event.kind in REFUSALS or event.kind in OUTCOMES:
-                    found.update(dict.fromkeys(_addresses(event)))
+            return tuple(map(str, told))
+        found: dict[str, None] = {}
+        for event in self.events:
+            if event.kind in REFUSALS or event.kind in OUTCOMES:
+                found.update(dict.fromkeys(_addresses(event)))
         return tuple(found)
 
     @cached_property
-    def outcomes(self) -> dict[str, Told]:
-        """The last event that says what became of each recipient, those included that were refused at the door."""
-        found: dict[str, Told] = {}
+    def outcomes(self) -> dict[str, tuple[Told, ...]]:
+        """The last events that say what became of each recipient, those included that were refused at the door.
+
+        That is one for each time that the address is among the recipients; where it stands for anybody, also one for
+        each refusal.
+        """
+        counts = Counter(self.recipients)
+        found = {address: _last(events, counts[address] or 1) for address, events in self._in_the_queue.items()}
+        refused: dict[str, tuple[Told, ...]] = {}
         for event in self.events:
-            if event.kind == "refused" or (event.kind in OUTCOMES and event.queue_id == self.id):
+            for address in _addresses(event) if event.kind == "refused" else ():
+                if is_anybody(address):
+                    refused[address] = (*refused.get(address, ()), event)
+                elif not (self.is_ours and address in counts):  # else it was accepted when it was asked for again
+                    refused[address] = (event,)
+        return {address: (*refused.get(address, ()), *found.get(address, ())) for address in refused | found}
+
+    @cached_property
+    def _in_the_queue(self) -> dict[str, list[Told]]:
+        """What became of each recipient behind the door, in order."""
+        found: dict[str, list[Told]] = {}
+        for event in self.events:
+            if event.kind in OUTCOMES and event.kind != "refused" and event.queue_id == self.id:
                 for address in _addresses(event):
-                    found[address] = event
+                    found.setdefault(address, []).append(event)
         return found
+
+    @property
+    def _all_outcomes(self) -> Iterator[tuple[str, Told]]:
+        return ((address, event) for address, events in self.outcomes.items() for event in events)
 
     @property
     def refusals(self) -> tuple[Told, ...]:
@@ -104,7 +131,7 @@ class Story:
     @cached_property
     def decisive(self) -> frozenset[int]:
         """The numbers of the events that decided: the last outcome of each recipient, and what refused all of it."""
-        deciding = {id(event) for event in self.outcomes.values()}
+        deciding = {id(event) for _, event in self._all_outcomes}
         if not self.is_ours:
             refusals = self.refusals
             deciding |= {id(event) for event in refusals if event.kind == "refused"} or {id(each) for each in refusals}
@@ -118,19 +145,25 @@ class Story:
     @property
     def has_ended(self) -> bool:
         """Whether every recipient has had an end, as far as is known."""
-        return all(address in self.outcomes and self.outcomes[address].kind in _ENDS for address in self.recipients)
+        return not self._without(_ENDS)
 
     @property
     def verdict(self) -> str:
         """What became of it, in a word or two."""
         if not self.is_ours:
             return "refused" if self.refusals else "no mail"
-        found = [OUTCOMES[event.kind] for event in self.outcomes.values()]
-        found += ["waiting"] * len(set(self.recipients) - set(self.outcomes))
+        found = [OUTCOMES[event.kind] for _, event in self._all_outcomes]
+        found += ["waiting"] * self._without(OUTCOMES.keys() - {"refused"}).total()
         counted = [(word, found.count(word)) for word in _ORDER if word in found]
         if len(counted) == 1:
             return counted[0][0]
         return ", ".join(f"{count} {word}" for word, count in counted) or "waiting"
+
+    def _without(self, kinds: Container[str]) -> Counter[str]:
+        """The recipients of which no last event is of one of these kinds."""
+        return Counter(self.recipients) - Counter(
+            address for address, event in self._all_outcomes if event.kind in kinds
+        )
 
     def as_json(self) -> dict[str, object]:
         """For machines."""
@@ -155,3 +188,15 @@ def _addresses(event: Told) -> list[str]:
     if one is not None:
         return [str(one)]
     return [str(each) for each in many] if isinstance(many, list) else []
+
+
+def _last(events: Sequence[Told], count: int) -> tuple[Told, ...]:
+    """The last outcomes of so many recipients that bear one address.
+
+    An end is that of one of them, and who has had no end is where the last events without one left them.
+    """
+    if count == 1:
+        return (events[-1],)
+    ends = [event for event in events if event.kind in _ENDS][-count:]
+    others = [event for event in events if event.kind not in _ENDS]
+    return (*others[max(0, len(others) - count + len(ends)) :], *ends)

@@ -46,7 +46,7 @@ def heading(story: Story) -> str:
     if way:
         words.append(way)
     if story.arrival is not None and story.outcomes and "waiting" not in story.verdict:
-        last = max(event.at for event in story.outcomes.values())
+        last = max(event.at for events in story.outcomes.values() for event in events)
         words.append(f"in {duration(last - story.begins_at)}")
     return _line(", ".join(words))
 

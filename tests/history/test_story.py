@@ -238,6 +238,64 @@ def test_a_story_goes_on_over_many_pages(chronicle: Chronicle) -> None:
         ], asked
 
 
+# --- where addresses are redacted ------------------------------------------------------------------------------------
+
+BOTH = ("***@far.example", "***@far.example")
+NAMED = ("~3f2a9c01d47b@far.example", "~3f2a9c01d47b@far.example")  # Joe@ and joe@, which only far.example knows apart
+
+
+@pytest.mark.parametrize("both", [BOTH, NAMED], ids=["local", "hash"])
+@pytest.mark.parametrize(
+    ("kinds", "verdict", "deciding"),
+    [
+        (["failed", "delivered"], "1 delivered, 1 failed", [0, 1]),
+        (["deferred", "deferred", "delivered", "failed"], "1 delivered, 1 failed", [2, 3]),
+        (["delivered", "deferred", "deferred", "deferred"], "1 delivered, 1 waiting", [0, 3]),
+        (["deferred", "deferred", "deferred", "delivered"], "1 delivered, 1 waiting", [2, 3]),
+        (["delivered"], "1 delivered, 1 waiting", [0]),
+        (["delivered", "delivered"], "delivered", [0, 1]),
+        (["failed", "delivered", "failed"], "1 delivered, 1 failed", [1, 2]),  # the first could not be told to anybody
+        (["deferred"], "waiting", [0]),
+        ([], "waiting", []),
+    ],
+)
+def test_each_of_those_that_bear_one_redacted_address_has_an_outcome(
+    chronicle: Chronicle, both: tuple[str, str], kinds: list[str], verdict: str, deciding: list[int]
+) -> None:
+    chronicle.queued("s", "q", *both)
+    for number, kind in enumerate(kinds):
+        chronicle.tell(kind, "", "q", recipient=both[0], reply="250 2.0.0 Ok", number=number)
+    (story,) = chronicle.ask("q").stories
+    assert (story.verdict, story.recipients) == (verdict, both)
+    assert [story.events[number].facts["number"] for number in sorted(story.decisive)] == deciding
+    assert story.has_ended == ("waiting" not in verdict)
+    assert chronicle.found(ANN) == [("q", verdict)], "in a list it is as on its own"
+
+
+def test_what_is_done_to_all_that_bear_one_redacted_address(chronicle: Chronicle) -> None:
+    chronicle.queued("s", "q", *BOTH, "***@near.example")
+    chronicle.tell("held", "", "q", recipients=list(BOTH), by="root")
+    chronicle.tell("delivered", "", "q", recipient="***@near.example", reply="250 2.0.0 Ok")
+    assert chronicle.found("q") == [("q", "1 delivered, 2 held")]
+
+
+def test_refusals_of_a_redacted_address_are_not_those_of_whom_it_was_for(chronicle: Chronicle) -> None:
+    chronicle.refused("s", BOTH[0])
+    chronicle.refused("s", BOTH[0])
+    chronicle.queued("s", "q", BOTH[0])
+    assert chronicle.found("q") == [("q", "1 waiting, 2 refused")]
+    chronicle.delivered("s", "q", BOTH[0])
+    assert chronicle.found("q") == [("q", "1 delivered, 2 refused")]
+
+
+def test_who_is_refused_at_first_and_then_accepted_is_no_refusal(chronicle: Chronicle) -> None:
+    chronicle.refused("s", ALICE, "450 4.2.0 Not now")
+    chronicle.queued("s", "q", ALICE)
+    assert chronicle.found("q") == [("q", "waiting")]
+    chronicle.delivered("s", "q", ALICE)
+    assert chronicle.found("q") == [("q", "delivered")]
+
+
 # --- how it is told ------------------------------------------------------------------------------------------------
 
 
