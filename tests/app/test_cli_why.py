@@ -390,6 +390,13 @@ def test_a_mistake_in_the_call_is_status_2(tmp_path: Path, arguments: tuple[str,
     assert run(tmp_path / "hub.toml", *arguments).exit_code == 2
 
 
+def test_an_end_before_the_beginning_is_told(tmp_path: Path) -> None:
+    (tmp_path / "hub.toml").write_text(LEAST)
+    result = run(tmp_path / "hub.toml", "--since", "2026-11-22 12:30", "--until", "2026-11-22 12:29")
+    assert result.exit_code == 2
+    assert "--until is 2026-11-22 12:29:00, and --since is 2026-11-22 12:30:00" in result.stderr
+
+
 def test_times_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
@@ -400,6 +407,9 @@ def test_times_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
         assert moment("yesterday", now) == now - 43_200 - 86_400
         assert moment("9:30", now) == now - 9000
         assert moment("11:59:30", now) == now - 30
+        assert moment("12:00", now) == now
+        assert moment("12:30", now) == now + 1800 - 86_400, "the latest that has passed"
+        assert moment("12:00:01", now) == now + 1 - 86_400
         assert moment("2025-11-19", now) == now - 43_200 - 86_400
         assert moment("2025-11-20 11:00", now) == now - 3600
     finally:

@@ -57,7 +57,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic for the type
 
 
 def moment(text: str, now: float) -> float:
-    """Raises ValueError."""
+    """Seconds since the epoch; a clock time is the latest that has passed.  Raises ValueError."""
     if text in ("today", "yesterday"):
         midnight = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
         return (midnight - timedelta(days=text == "yesterday")).timestamp()
@@ -65,7 +65,7 @@ def moment(text: str, now: float) -> float:
         at = datetime.combine(datetime.fromtimestamp(now), datetime.strptime(text[:5].rjust(5, "0"), "%H:%M").time())
         if text.count(":") == 2:
             at = at.replace(second=int(text.rpartition(":")[2]))
-        return at.timestamp()
+        return (at if at.timestamp() <= now else at - timedelta(days=1)).timestamp()
     try:
         return now - units.seconds(text)
     except ValueError:
@@ -75,7 +75,7 @@ def moment(text: str, now: float) -> float:
 @click.command()
 @click.argument("anything", default="", metavar="[ANYTHING]")
 @click.option("--since", type=Moment(), help="Only what happened since then: 2h, 7d, 12:30, yesterday, 2026-11-22.")
-@click.option("--until", type=Moment(), help="Only what happened until then.")
+@click.option("--until", type=Moment(), help="Only what happened until then; as --since.")
 @click.option("--refused", is_flag=True, help="Only what was refused to a client: mail and logins.")
 @click.option("--limit", type=click.IntRange(1, STORIES_MAX), default=20, show_default=True, help="Stories, at most.")
 @config_option
@@ -96,6 +96,11 @@ def why(
     ANYTHING is a queue id, a Message-ID, an address, a login, the IP address or name of another host, or the id of a
     session.  One story is told whole; of several there is a list, newest first.  Exit status 1: nothing was found.
     """
+    if since is not None and until is not None and until < since:
+        raise click.UsageError(
+            f"Nothing lies between: --until is {when(until)}, and --since is {when(since)}.  "
+            "A clock time is the latest that has passed."
+        )
     site = load_config(config)
     redaction = _redaction(site)
     question = Question(_words(anything, redaction), since, until, refused, limit)
