@@ -361,6 +361,24 @@ def test_all_workers_are_asked(tmp_path: Path) -> None:
     assert (nobody.exit_code, "(9 events)" in nobody.stderr) == (1, True)
 
 
+def test_a_list_may_be_cut_to_one(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text(LEAST)
+    for number in range(2):
+        write(tmp_path / "var" / "history.db", f"q{number}", time.time() - 300 + number)
+    assert "\n1 story, newest first; " in run(config, "ann@elsewhere.example", "--limit", "1").stdout
+
+
+def test_on_a_terminal_the_line_that_decided_is_bold_and_nothing_else(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text(LEAST)
+    write(tmp_path / "var" / "history.db", "q1", time.time() - 300)
+    shown = CliRunner().invoke(main, ["why", "q1", "--config", str(config)], color=True).stdout
+    (bold,) = [line for line in shown.splitlines() if "\x1b" in line]
+    assert re.fullmatch(r"\x1b\[1m> .* delivered .*\x1b\[0m", bold)
+    assert "\x1b" not in run(config, "q1").stdout
+
+
 def test_one_database_that_cannot_be_read_is_told_and_the_others_answer(tmp_path: Path) -> None:
     config = tmp_path / "hub.toml"
     config.write_text(f"workers = 2\n{LEAST}")

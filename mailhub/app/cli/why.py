@@ -127,7 +127,7 @@ def why(
         _nothing(_looked_for(anything, question, span))
     if len(answer.stories) == 1 and not answer.is_cut:
         for line, decided in told(answer.stories[0]):
-            click.secho(line, bold=decided)
+            click.echo(click.style(line, bold=True) if decided else line)
     else:
         _list(answer)
     if redaction.how == "local" and "@" in anything:
@@ -176,7 +176,8 @@ def _list(answer: Answer) -> None:
         click.echo("  ".join((*columns, row[3])).rstrip())
     click.echo()
     more = " There are more: see --limit, --since and --until." if answer.is_cut else ""
-    click.echo(f"{len(rows)} stories, newest first; `mailhub why ID` tells one.{more}")
+    count = "1 story" if len(rows) == 1 else f"{len(rows)} stories"
+    click.echo(f"{count}, newest first; `mailhub why ID` tells one.{more}")
 
 
 def _looked_for(anything: str, question: Question, span: Span | None) -> str:
