@@ -76,7 +76,7 @@ class Pages:
         with self._readable():
             self._connection = _connect(self._path)
             self._connection.execute("BEGIN")  # so that nothing is dropped while we look
-            schema.must_be_ours(self._connection)
+            schema.must_be_readable(self._connection)
             rows: list[Any] = self._connection.execute(
                 "SELECT page, begins_at, ends_at, events, numbers FROM lookup ORDER BY page"
             ).fetchall()
@@ -99,6 +99,11 @@ class Pages:
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise HistoryUnreadable(
                 f"{self._path} is corrupt ({error}); the hub sets it aside when it finds that out"
+            ) from None
+        except schema.NothingYet:
+            raise HistoryUnreadable(
+                f"there is no history yet: {self._path} is empty; a hub that runs writes to it with the next event, and"
+                " if it cannot, its log says why"
             ) from None
         except (apsw.Error, schema.ForeignFile) as error:
             raise HistoryUnreadable(f"{self._path} cannot be read: {error}") from None

@@ -55,13 +55,15 @@ class ForeignFile(Exception):
     """The file is an SQLite database, and not one of ours, or of another version than this program knows."""
 
 
+class NothingYet(Exception):
+    """The file is there, and nothing has been written to it."""
+
+
 def prepare(connection: apsw.Connection) -> None:
     """Make a connection fit to write with, and make the tables if the file is new.  Raises apsw.Error, ForeignFile."""
-    application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    is_new = application == 0 and version == 0 and tables == (0,)
-    if not is_new and (application, version) != (APPLICATION_ID, VERSION):
-        raise ForeignFile(f"it is no history of version {VERSION}")
+    is_new = _is_new(connection)
+    if not is_new:
+        _must_be_ours(connection)
     if is_new:
         connection.execute(f"PRAGMA page_size = {DATABASE_PAGE_OCTETS}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -77,10 +79,31 @@ def prepare(connection: apsw.Connection) -> None:
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def must_be_ours(connection: apsw.Connection) -> None:
-    """Raises ForeignFile for a file that this program cannot read, apsw.Error for one that cannot be read at all."""
-    if (_pragma(connection, "application_id"), _pragma(connection, "user_version")) != (APPLICATION_ID, VERSION):
-        raise ForeignFile(f"it is no history of version {VERSION}")
+def must_be_readable(connection: apsw.Connection) -> None:
+    """Raises ForeignFile for a file that this program cannot read, NothingYet for one that nobody has written to, and
+    apsw.Error for one that cannot be read at all."""
+    if _is_new(connection):
+        raise NothingYet
+    _must_be_ours(connection)
+
+
+def _is_new(connection: apsw.Connection) -> bool:
+    """Whether there is nothing in it, as in a file of no octets."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return _kind(connection) == (0, 0) and tables == (0,)
+
+
+def _must_be_ours(connection: apsw.Connection) -> None:
+    application, version = _kind(connection)
+    if application != APPLICATION_ID:
+        raise ForeignFile("it is a database of another program, and no history of mailhub")
+    if version != VERSION:
+        raise ForeignFile(f"it is a history of version {version}, and this mailhub knows version {VERSION} alone")
+
+
+def _kind(connection: apsw.Connection) -> tuple[int, int]:
+    """Of which program it is, and in which version."""
+    return _pragma(connection, "application_id"), _pragma(connection, "user_version")
 
 
 def used_octets(connection: apsw.Connection) -> int:

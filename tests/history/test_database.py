@@ -18,6 +18,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, formatEvent
 
 from mailhub.history import database as module
+from mailhub.history import schema
 from mailhub.history.database import HistoryDatabase
 from mailhub.history.line import Event, line, tell
 from mailhub.history.log import FLUSH_SECONDS, HistoryLog
@@ -474,5 +475,27 @@ def test_no_history_and_no_database_are_told(tmp_path: Path) -> None:
     with pytest.raises(HistoryUnreadable, match="corrupt"):
         Pages(tmp_path / "h.db")
     apsw.Connection(str(tmp_path / "other.db")).execute("CREATE TABLE x (y)")
-    with pytest.raises(HistoryUnreadable, match="no history of version 1"):
+    with pytest.raises(HistoryUnreadable, match="a database of another program"):
         Pages(tmp_path / "other.db")
+    newer = apsw.Connection(str(tmp_path / "newer.db"))
+    schema.prepare(newer)
+    newer.execute("PRAGMA user_version = 7")
+    newer.close()
+    with pytest.raises(HistoryUnreadable, match="a history of version 7, and this mailhub knows version 1 alone"):
+        Pages(tmp_path / "newer.db")
+
+
+def test_a_file_that_is_empty_is_told_and_is_a_history_with_the_next_event(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    path.touch()
+    with pytest.raises(HistoryUnreadable, match=r"no history yet: .*h\.db is empty; a hub that runs writes to it"):
+        Pages(path)
+    assert path.stat().st_size == 0, "whoever asks changes nothing"
+    database = HistoryDatabase(path, 1e9, 1 << 30)
+    events: list[Event] = [(1.0, "queued", "s", "q", {})]
+    database.write(events, *tell(events), 1.0)
+    database.close(1.0)
+    assert not database.notices
+    pages = Pages(path)
+    assert len(pages.find({"q"})) == 1
+    pages.close()
