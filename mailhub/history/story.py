@@ -25,6 +25,8 @@ OUTCOMES = {
 }
 #: Of these the message waits no longer.
 _ENDS = frozenset({"delivered", "failed", "discarded"})
+#: Kinds of events that only a message has that was queued.
+_BEHIND_THE_DOOR = frozenset(OUTCOMES.keys() - {"refused"} | {"attempted"})
 #: The order in which the numbers of several recipients are told.
 _ORDER = ("delivered", "waiting", "held", "failed", "discarded", "refused")
 
@@ -88,7 +90,7 @@ class Story:
             return tuple(map(str, told))
         found: dict[str, None] = {}
         for event in self.events:
-            if event.kind in REFUSALS or event.kind in OUTCOMES:
+            if event.kind in REFUSALS or event.kind in _BEHIND_THE_DOOR:
                 found.update(dict.fromkeys(_addresses(event)))
         return tuple(found)
 
@@ -115,7 +117,7 @@ class Story:
         """What became of each recipient behind the door, in order."""
         found: dict[str, list[Told]] = {}
         for event in self.events:
-            if event.kind in OUTCOMES and event.kind != "refused" and event.queue_id == self.id:
+            if event.kind in OUTCOMES and event.kind in _BEHIND_THE_DOOR and event.queue_id == self.id:
                 for address in _addresses(event):
                     found.setdefault(address, []).append(event)
         return found
@@ -140,7 +142,16 @@ class Story:
     @property
     def is_ours(self) -> bool:
         """Whether there was a message that we had taken, or made."""
-        return self.arrival is not None or self.notification is not None
+        return self.arrival is not None or self.notification is not None or self.has_lost_its_beginning
+
+    @cached_property
+    def has_lost_its_beginning(self) -> bool:
+        """Whether it was in the queue and nothing tells how it came there, since that was dropped or never stored."""
+        return (
+            self.arrival is None
+            and self.notification is None
+            and any(event.kind in _BEHIND_THE_DOOR and event.queue_id == self.id for event in self.events)
+        )
 
     @property
     def has_ended(self) -> bool:
@@ -153,7 +164,7 @@ class Story:
         if not self.is_ours:
             return "refused" if self.refusals else "no mail"
         found = [OUTCOMES[event.kind] for _, event in self._all_outcomes]
-        found += ["waiting"] * self._without(OUTCOMES.keys() - {"refused"}).total()
+        found += ["waiting"] * self._without(_BEHIND_THE_DOOR).total()
         counted = [(word, found.count(word)) for word in _ORDER if word in found]
         if len(counted) == 1:
             return counted[0][0]

@@ -79,6 +79,8 @@ def _particulars(story: Story) -> Iterator[str]:
     arrival = story.arrival
     if arrival is not None and arrival.session_id:
         yield _line(f"session {arrival.session_id}")
+    if story.has_lost_its_beginning:
+        yield "how it came is missing, for history does not go back so far, or could not be written then"
     if story.left_out:
         yield f"{story.left_out:,} events in its midst are left out here; none of them decided"
 

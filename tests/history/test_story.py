@@ -238,6 +238,18 @@ def test_a_story_goes_on_over_many_pages(chronicle: Chronicle) -> None:
         ], asked
 
 
+def test_a_message_whose_beginning_was_dropped_is_told_by_its_end(chronicle: Chronicle) -> None:
+    """Its first page has gone when history became too old or too large."""
+    chronicle.tell("attempted", "", "q", route="local", recipients=[ALICE, BOB])
+    assert chronicle.found("q") == [("q", "waiting")]
+    chronicle.tell("delivered", "", "q", recipient=ALICE, reply="250 2.1.5 Delivered")
+    assert chronicle.found("q") == [("q", "1 delivered, 1 waiting")]
+    chronicle.tell("delivered", "", "q", recipient=BOB, reply="250 2.1.5 Delivered")
+    text = chronicle.text("q")
+    assert text.startswith(f"q: delivered, to <{ALICE}>, <{BOB}>\n")
+    assert "  how it came is missing, " in text
+
+
 # --- where addresses are redacted ------------------------------------------------------------------------------------
 
 BOTH = ("***@far.example", "***@far.example")
