@@ -266,6 +266,24 @@ def test_more_exit_codes(config: Path, tmp_path: Path) -> None:
     assert run(config, "bob@example.net") == os.EX_TEMPFAIL
 
 
+@pytest.mark.parametrize("evil", ["\x1b]0;owned\x07", "\x9b2J", "\u202eerofeb", "\x0d", "\udc9b"])
+@pytest.mark.parametrize(
+    "words", [["--{}"], ["-b{}"], ["{}@@x"], ["{}bob@example.net"], ["-C", "/no/{}", "bob@example.net"]]
+)
+def test_what_is_wrong_is_told_without_a_word_to_the_terminal(
+    config: Path, words: list[str], evil: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sendmail.run(["-C", str(config), *(word.format(evil) for word in words)], io.BytesIO(b"Subject: x\n\nhello\n"))
+    said = capsys.readouterr().err
+    assert all(line.isprintable() for line in said.split("\n")), said
+
+
+def test_each_mistake_in_the_configuration_has_its_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(MINIMAL.replace("hostname", "hoostname") + "\n[nothing]\nx = 1\n")
+    assert run(config, "bob@example.net") == os.EX_CONFIG
+    assert len(capsys.readouterr().err.splitlines()) >= 2
+
+
 @pytest.mark.parametrize(("name", "words"), [("sendmail", ()), ("mailq", ("-bp",)), ("newaliases", ("-bi",))])
 def test_a_link_is_what_its_name_says(
     name: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, config: Path

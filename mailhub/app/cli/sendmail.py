@@ -22,6 +22,7 @@ from mailhub.app.cli import config_option
 from mailhub.app.cli.control_client import NoAnswer, Refused, ask
 from mailhub.app.cli.sendmail_message import BadMessage, lines, mend, take_header
 from mailhub.app.cli.sendmail_options import BadUsage, Invocation, parse
+from mailhub.history.plain import printable
 from mailhub.model import Address, ReversePath
 from mailhub.store.disk import RealDisk
 from mailhub.store.maildrop import NAME, Drop, DropWriter
@@ -116,7 +117,8 @@ def run(arguments: Sequence[str], stdin: BinaryIO) -> int:
 
 
 def _told(status: int, text: str) -> int:
-    click.echo(f"sendmail: {text}", err=True)
+    """Each line of the text, made fit for a terminal: addresses in it are a stranger's, as in what a web form sends."""
+    click.echo("\n".join(map(printable, f"sendmail: {text}".split("\n"))), err=True)
     return status
 
 
