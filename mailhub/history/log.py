@@ -8,7 +8,9 @@ Nothing is fsynced: the durable truth about messages is the spool's.
 from __future__ import annotations
 
 import os
+import select
 import threading
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from twisted.application.service import Service
@@ -294,8 +296,9 @@ class _Writer:
     def _show(self, terminal: TextIO, batch: list[Event]) -> None:
         told = [sentence(*event) + "\n" for event in batch if event[1] not in self._quiet]
         try:
-            terminal.write("".join(told))
-            terminal.flush()
+            for piece in _pieces(told):
+                terminal.write(piece)
+                terminal.flush()
         except (OSError, ValueError):  # a terminal that is gone is nothing to make a fuss about
             pass
 
@@ -303,6 +306,21 @@ class _Writer:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
+    """Whole lines, as many at once as a pipe takes in one (POSIX write): in the midst of more, another worker that
+    writes to the same pipe might put its own."""
+    piece, octets = "", 0
+    for text in lines:
+        size = len(text.encode("utf-8", "backslashreplace"))
+        if piece and octets + size > select.PIPE_BUF:
+            yield piece
+            piece, octets = "", 0
+        piece += text
+        octets += size
+    if piece:
+        yield piece
 
 
 class _Partly(Exception):

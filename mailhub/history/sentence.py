@@ -25,7 +25,8 @@ def sentence(at: float, kind: str, session_id: str, queue_id: str, facts: Mappin
         told = _FORMATS.get(kind, _generic)(kind, queue_id or session_id, dict(facts))
     except Exception:  # a formatter that met facts it did not expect
         told = _generic(kind, queue_id or session_id, dict(facts))
-    return printable(f"{time.strftime('%H:%M:%S', time.localtime(at))} {told}"[:CHARACTERS_MAX])
+    line = f"{time.strftime('%H:%M:%S', time.localtime(at))} {told}"
+    return printable(line[:CHARACTERS_MAX])[:CHARACTERS_MAX]  # what is escaped is longer
 
 
 def _generic(kind: str, about: str, facts: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import stat
 import time
 from collections.abc import Callable
@@ -311,6 +312,36 @@ def test_a_terminal_shows_what_matters(tmp_path: Path) -> None:
         desk.turn()
         assert len(terminal.getvalue().splitlines()) == lines
         assert terminal.getvalue().endswith("connected mta-1 from 192.0.2.1\n")
+
+
+class Pipe(io.RawIOBase):
+    """Notes what is written to it at once."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, octets: Any) -> int:
+        self.written.append(bytes(octets))
+        return len(octets)
+
+
+def test_workers_that_write_to_one_pipe_do_not_write_into_each_others_lines(tmp_path: Path) -> None:
+    """POSIX promises that for so many octets at once, and no more."""
+    pipe = Pipe()
+    terminal = io.TextIOWrapper(io.BufferedWriter(pipe), encoding="utf-8")
+    desk = Desk(tmp_path / "h", terminal=terminal)
+    for number in range(300):
+        desk.history.record("connected", f"mta-{number}", peer="192.0.2.1")
+        desk.history.record("spoken", f"mta-{number}", words="\U0001f4ec" * (9 * number))
+        desk.history.record("spoken", f"mta-{number}", words="\U000e0001" * (9 * number))
+    desk.history.flush()
+    assert sum(octets.count(b"\n") for octets in pipe.written) == 900
+    assert all(octets.endswith(b"\n") for octets in pipe.written)
+    assert max(map(len, pipe.written)) <= select.PIPE_BUF
+    assert len(pipe.written) < 600, "but several lines at once"
 
 
 def test_a_terminal_that_is_gone_does_no_harm(tmp_path: Path) -> None:
