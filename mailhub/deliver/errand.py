@@ -6,6 +6,7 @@ The rules of the file:
   transaction is final; 5yz before it, at the banner for example, is not (RFC 5321 sections 4.2.1 and 5.1).
 - When the whole content was sent and the answer did not come, no other host is tried at once (RFC 5321 section 6.1).
   The exception: a kept connection that was lost before the host said anything at all was closed while nobody used it.
+  A host that is silent for too long is no exception: it may have the message, and be slow to say so.
 - TLS that fails is given up, on a new connection, only where the way says "may".
 - A transaction that delivers to one recipient alone, as nearly all do, is told with its outcome; any other, and a
   connection that came to nothing, is told by itself ("tried").
@@ -42,6 +43,7 @@ from mailhub.net.dial import Dialler, Missed, where
 from mailhub.net.smtp_client import UNREADABLE, SmtpClient
 from mailhub.wire.mime_downgrade import CannotDowngrade
 from mailhub.wire.smtp.client_events import Closed, DowngradeWanted, TransactionEnded
+from mailhub.wire.smtp.client_order import LOST
 
 if TYPE_CHECKING:
     from mailhub.deliver.smtp import SmtpDeliverer, Way
@@ -370,7 +372,7 @@ def _was_closed_before(ended: TransactionEnded, closed: Closed, heard: bool) -> 
     if said is None:
         return False
     if not heard:
-        return True
+        return said is LOST  # and not a time-out, before which all may have been taken
     return said.code == 421 and all(outcome is not None and outcome.reply is said for outcome in ended.outcomes)
 
 

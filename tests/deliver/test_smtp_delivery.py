@@ -650,6 +650,17 @@ def test_a_kept_connection_that_is_lost_before_anything_is_said_costs_nothing(be
     assert bench.limits.places("remote.example") > 5
 
 
+def test_a_host_that_is_silent_on_a_kept_connection_may_have_the_message_and_is_not_sent_it_again(bench: Bench) -> None:
+    mta = bench.mta()
+    second = bench.mta("mx2.remote.example", "192.0.2.2")
+    bench.deliver("bob", seconds=1)
+    mta.at("mail", SILENCE)
+    outcome = bench.deliver("bob", seconds=1300)["bob"]
+    assert isinstance(outcome, Deferred)
+    assert "did not get on with MAIL" in outcome.reply.text
+    assert (mta.connections, second.connections) == (1, 0)
+
+
 def test_connections_that_the_host_closes_are_forgotten(bench: Bench) -> None:
     mta = bench.mta()
     bench.deliver("bob", seconds=1)
