@@ -108,7 +108,7 @@ class Errand:
         self._visited: Set[Host] = NO_HOST
         self._in_clear: Set[Host] = NO_HOST  # where TLS was tried in vain
         self._hosts_left = HOSTS_MAX
-        self._reason, self._remote = NO_HOSTS, ""  # why the last host was left, and its name
+        self._reason, self._remote = NO_HOSTS, ""  # why the last host was left, and its name if it has said so itself
         self._trouble = False  # the destination has shown that we ask for too much
 
     async def run(self) -> None:
@@ -161,11 +161,11 @@ class Errand:
                 return False
             was_kept = False
             untried: list[Recipient] = []
-            for recipient, outcome in zip(batch, ended.outcomes, strict=True):
+            for index, (recipient, outcome) in enumerate(zip(batch, ended.outcomes, strict=True)):
                 if outcome is None:
                     untried.append(recipient)
                     continue
-                self._outcomes[recipient.address] = _told(outcome, connection, told)
+                self._outcomes[recipient.address] = _told(outcome, connection, told, index not in ended.unsaid)
                 if not isinstance(outcome, Deferred):
                     decided = True
                 elif not ended.in_doubt:
@@ -173,14 +173,14 @@ class Errand:
                     self._trouble |= outcome.reply.code in _SLOWER
             self._left = untried + rest
             if client.unreadable:
-                self._reason, self._hosts_left = UNREADABLE, 0  # no host can help
+                self._reason, self._remote, self._hosts_left = UNREADABLE, "", 0  # no host can help
                 return decided
         closed = client.closed
         if closed is None and not deferred and not self._left:
             return decided  # as nearly always
         self._left = self._left + deferred
         if closed is not None and closed.reply is not None:
-            self._reason, self._remote = closed.reply, connection.host.name
+            self._reason, self._remote = closed.reply, connection.host.name if closed.heard else ""
             self._trouble = True
         elif deferred:
             self._avoid(connection.host.name)  # it has said what it has to say
@@ -251,7 +251,7 @@ class Errand:
             try:
                 self._dialler = deliverer.dialler(way, self._visited)
             except ValueError:
-                self._reason = BAD_ENDPOINT
+                self._reason, self._remote = BAD_ENDPOINT, ""
                 return None
         factory_for = partial(_FactoryFor, self)
         while True:
@@ -277,7 +277,7 @@ class Errand:
                 described["tls_failed"] = True
             self._record(described, closed.reply, len(self._left))
             if closed.reply is not None:
-                self._reason, self._remote = closed.reply, host.name
+                self._reason, self._remote = closed.reply, host.name if closed.heard else ""
                 self._trouble |= closed.reply.code in _SLOWER
             if closed.tls_failed and way.tls == "may" and not way.implicit_tls and host not in self._in_clear:
                 _log.warn(
@@ -351,9 +351,9 @@ def _forward_path(recipient: Recipient) -> ForwardPath:
     return ForwardPath(recipient.address, RcptParameters(recipient.notify, recipient.orcpt))
 
 
-def _told(outcome: Outcome, connection: Connection, transaction: Mapping[str, object]) -> Outcome:
-    """The outcome with the host that gave it, and the transaction in which it did."""
-    remote = connection.host.name
+def _told(outcome: Outcome, connection: Connection, transaction: Mapping[str, object], is_said: bool) -> Outcome:
+    """The outcome with the host that gave it, if it has said so itself, and the transaction in which it did."""
+    remote = connection.host.name if is_said else ""
     place = "" if transaction else connection.where  # which the transaction tells
     detail = ", ".join(filter(None, (outcome.detail, place)))
     match outcome:

@@ -321,11 +321,11 @@ def _fits(row: _Row, event: Told, remote: bool) -> bool:
 
 
 def _is_remote(event: Told, story: Story) -> bool:
-    """Whether the reply is that of another host."""
+    """Whether the reply is that of another host: who said it is told, but behind a UNIX socket nobody has a name."""
     if event.facts.get("remote") or event.facts.get("address"):
         return True
     routes = [each.text("route") for each in story.events if each.kind == "attempted" and each.at <= event.at]
-    return bool(routes) and routes[-1] not in ("local", "nowhere")
+    return bool(routes) and routes[-1].startswith("unix:")
 
 
 def _place(refusal: Told, story: Story) -> str:

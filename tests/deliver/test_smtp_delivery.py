@@ -26,6 +26,7 @@ from mailhub.model import (
     MailParameters,
     Outcome,
     Recipient,
+    Reply,
     ReversePath,
     Route,
     Smtp,
@@ -482,7 +483,8 @@ def test_without_another_host_all_of_these_defer(bench: Bench, stage: Stage, act
     outcome = bench.deliver("bob", seconds=1300)["bob"]
     assert isinstance(outcome, Deferred)
     assert outcome.reply.text.isprintable()
-    assert outcome.remote == "mx1.remote.example"
+    # Whoever only hangs up, or says what is no reply, has not said these words.
+    assert outcome.remote == ("mx1.remote.example" if isinstance(action, Reply) else "")
     assert len(bench.tried()) == 1
 
 

@@ -500,6 +500,24 @@ def test_what_keeps_us_from_sending_at_the_next_hop_has_its_own_hint(
     assert wrong not in hints
 
 
+@pytest.mark.parametrize(
+    ("route", "remote", "is_theirs"),
+    [
+        ("smtp:mx.far.example:25", "mx.far.example", True),
+        ("smtp:mx.far.example:25", None, False),  # the connection was lost, for example
+        ("unix:/run/lmtp", None, True),  # where nobody has a name
+    ],
+)
+def test_whose_words_they_are_is_told_by_who_is_named(
+    chronicle: Chronicle, route: str, remote: str | None, is_theirs: bool
+) -> None:
+    chronicle.queued("s", "q", "joe@far.example")
+    chronicle.tell("attempted", "s", "q", route=route, recipients=["joe@far.example"])
+    named = {} if remote is None else {"remote": remote}
+    chronicle.tell("failed", "s", "q", recipient="joe@far.example", reply="554 5.6.3 It cannot be converted", **named)
+    assert ("the words of the other host" in chronicle.text("q")) is is_theirs
+
+
 def test_there_is_no_hint_for_what_the_postmaster_has_ended(chronicle: Chronicle) -> None:
     chronicle.queued("s", "q", "joe@far.example")
     chronicle.tell("attempted", "s", "q", route="smtp:mx.far.example:25", recipients=["joe@far.example"])

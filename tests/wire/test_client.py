@@ -34,6 +34,7 @@ from mailhub.wire.smtp.client_events import (
     TransactionEnded,
 )
 from mailhub.wire.smtp.client_login import Credentials
+from mailhub.wire.smtp.client_order import LOST
 
 ALICE = Address("alice", "example.test")
 CONTENT = b"Subject: hello\r\n\r\n.dot\r\n"
@@ -682,6 +683,7 @@ def test_a_reply_amid_the_content_ends_the_session(said: str) -> None:
     assert shown(ended.outcomes[0]) == f"{'Failed' if said[0] == '5' else 'Deferred'} {said}"
     assert not ended.in_doubt
     assert isinstance(closed, Closed)
+    assert (closed.heard, ended.unsaid) == (True, ())
     session.content(b"more", ends=True)
     assert b"\r\n.\r\n" not in session.take_output()
 
@@ -692,6 +694,22 @@ def test_a_positive_reply_before_the_end_of_the_content_delivers_nothing() -> No
     session.receive(b"250 ok\r\n250 ok\r\n354 ok\r\n250 taken already\r\n")
     (ended,) = [event for event in drained(session) if isinstance(event, TransactionEnded)]
     assert shown(ended.outcomes[0]).startswith("Deferred 451 4.5.0")
+
+
+def test_our_own_words_are_told_from_those_of_the_host() -> None:
+    session = connected("PIPELINING")
+    session.begin(mail("nobody", "bob", "grüße"))
+    session.receive(b"250 ok\r\n550 5.1.1 nobody\r\n")
+    session.connection_lost()
+    ended, closed = drained(session)
+    assert isinstance(ended, TransactionEnded)
+    assert [shown(outcome) for outcome in ended.outcomes] == [
+        "Failed 550 5.1.1 nobody",
+        "Deferred 451 4.4.2 The connection to the remote host was lost",
+        "Failed 553 5.6.7 The message needs SMTPUTF8, which the remote host does not offer",
+    ]
+    assert sorted(ended.unsaid) == [1, 2]
+    assert closed == Closed(LOST)
 
 
 def test_content_that_cannot_be_read_is_not_ended() -> None:

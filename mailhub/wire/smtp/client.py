@@ -106,6 +106,7 @@ class ClientSession:
         "_step",
         "_transactions",
         "_trying",
+        "_unsaid",
         "_wants_content",
         "_window",
         "capabilities",
@@ -133,6 +134,7 @@ class ClientSession:
         self._mail_refusal: Outcome | None = None
         self._smtputf8 = False
         self._outcomes: list[Outcome | None] = []
+        self._unsaid: Sequence[int] = ()  # whose outcomes are in our own words, by index
         self._trying: Sequence[int] = ()  # the recipients to be named, by index
         self._sent = 0  # how many of them were named
         self._answered = 0
@@ -192,8 +194,10 @@ class ClientSession:
             while (said := replies.next_reply()) is not None:
                 self._step += 1
                 # RFC 5321 section 3.8: a 421 may answer anything, and ends the session.
-                if not expected or (said.code == 421 and expected[0] is not Expected.QUIT):
-                    self._lose(said if said.code == 421 else OUT_OF_STEP)
+                if said.code == 421 and not (expected and expected[0] is Expected.QUIT):
+                    self._lose(said, heard=True)
+                elif not expected:
+                    self._lose(OUT_OF_STEP)
                 else:
                     _ANSWERED[expected[0]](self, said)
                 if self._over:
@@ -249,6 +253,7 @@ class ClientSession:
         self._idle = False
         self._mail_refusal = None
         self._outcomes = [None] * len(mail.recipients)
+        self._unsaid = ()
         self._accepted = []
         self._sent = self._answered = 0
         self._content_asked = self._content_refused = self._by_chunks = self._sends_content = False
@@ -263,12 +268,14 @@ class ClientSession:
         self._smtputf8 = fits.smtputf8
         if fits.foreign:
             self._settle(fits.foreign, _refused(NO_SMTPUTF8, _NOT_OFFERED))
+            self._unsaid = fits.foreign
         try:
             self._mail_line = client_commands.mail(mail, self.capabilities, fits.smtputf8)
         except UnsafeCommand:
             refusal = BAD_SENDER
         if refusal is not None:
-            self._settle(range(len(self._outcomes)), _refused(refusal, _NOT_OFFERED))
+            self._unsaid = range(len(self._outcomes))
+            self._settle(self._unsaid, _refused(refusal, _NOT_OFFERED))
             self._end_transaction()
             return
         if self._needs_reset:
@@ -341,10 +348,10 @@ class ClientSession:
                 options, self.capabilities = self._options, self._opening.capabilities
                 self._window = options.recipients_in_flight_max if self.capabilities.pipelining else 1
                 self._rest()
-            case Leave(why, politely):
+            case Leave(why, politely, heard):
                 if politely:
                     self._output.append(b"QUIT\r\n")  # and its answer is not waited for
-                self._lose(why)
+                self._lose(why, heard=heard)
 
     def _take_tls_turn(self) -> None:
         if not self._awaits_tls and not self._over:
@@ -355,8 +362,10 @@ class ClientSession:
         self._expected.popleft()
         if said.code < 300:
             self._go_on()
+        elif said.is_positive:
+            self._lose(WRONG_REPLY)
         else:
-            self._lose(WRONG_REPLY if said.is_positive else said)
+            self._lose(said, heard=True)
 
     def _quit_answered(self, said: Reply) -> None:
         self._lose(LOST)
@@ -385,6 +394,7 @@ class ClientSession:
                     lines += client_commands.rcpt(mail.recipients[index], offered, self._smtputf8)
                 except UnsafeCommand:
                     self._outcomes[index] = Failed(BAD_RECIPIENT)
+                    self._unsaid = [*self._unsaid, index]
                     self._trying = trying = [other for other in trying if other != index]
                     continue
                 expected.append(_RCPT)
@@ -525,7 +535,7 @@ class ClientSession:
         if self._sends_content:
             # The host has heard enough.  What was sent of the content has no end, and so it cannot be kept.
             self._settle(self._accepted, _refused(said, "content"))
-            self._lose(said)
+            self._lose(said, heard=True)
             return
         outcome = _outcome(said, "BDAT" if self._by_chunks else "end of DATA")
         if self._options.lmtp:
@@ -552,7 +562,7 @@ class ClientSession:
         self._encoder = None
         self._sends_content = self._wants_content = False
         self._transactions += self._sent > 0
-        self._events.append(TransactionEnded(tuple(self._outcomes), in_doubt))
+        self._events.append(TransactionEnded(tuple(self._outcomes), in_doubt, self._unsaid))
         if not self._over:
             self._rest()
 
@@ -569,8 +579,9 @@ class ClientSession:
         self._idle = False
         self._send(b"QUIT\r\n", Expected.QUIT)
 
-    def _lose(self, why: Reply, tls_failed: bool = False) -> None:
-        """The session is over.  Recipients of whom nothing is known yet are for another attempt."""
+    def _lose(self, why: Reply, tls_failed: bool = False, heard: bool = False) -> None:
+        """The session is over; with `heard` the host said why.  Recipients of whom nothing is known yet are for another
+        attempt."""
         self._over = True
         self._idle = False
         we_quit = bool(self._expected) and self._expected[0] is Expected.QUIT
@@ -583,12 +594,15 @@ class ClientSession:
                 and None in [self._outcomes[index] for index in self._trying]
             )
             deferred = Deferred(why)
+            if not heard:
+                unknown = [index for index, outcome in enumerate(self._outcomes) if outcome is None]
+                self._unsaid = [*self._unsaid, *unknown]
             self._outcomes = [deferred if outcome is None else outcome for outcome in self._outcomes]
             self._end_transaction(in_doubt)
         self._expected.clear()
         # Nobody is asked any more for what cannot be used.
         self._events = deque(event for event in self._events if isinstance(event, TransactionEnded))
-        self._events.append(Closed(None if we_quit else why, tls_failed))
+        self._events.append(Closed(None if we_quit else why, tls_failed, heard))
 
     def _send(self, octets: bytes, expected: Expected) -> None:
         self._output.append(octets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -120,15 +121,18 @@ class TransactionEnded(NamedTuple):
     None stands for one that was not tried since the host takes no more at a time: it belongs into a further
     transaction, with this host, now.  `in_doubt` says that the whole content was sent and the last answer did not
     come: the host may have the message all the same (RFC 5321 section 6.1), so no other host should be tried at once.
+    `unsaid` are the indexes of those whose reply is our own words: the host has not said it.
     """
 
     outcomes: tuple[Outcome | None, ...]
     in_doubt: bool = False
+    unsaid: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The session is over: write what `take_output` has, and close.  `reply` says why; None if we said QUIT.
+    """The session is over: write what `take_output` has, and close.  `reply` says why; None if we said QUIT.  With
+    `heard` it is what the host said, otherwise our own words about it.
 
     For a message that was not begun a `reply` of any class means: try the next host, then defer.  With `tls_failed`
     the handshake failed, and a policy of "may" allows another connection in the clear.
@@ -136,6 +140,7 @@ class Closed:
 
     reply: Reply | None
     tls_failed: bool = False
+    heard: bool = False
 
 
 ClientEvent: TypeAlias = TlsWanted | Idle | DowngradeWanted | ContentWanted | TransactionEnded | Closed

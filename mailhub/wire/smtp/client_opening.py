@@ -53,10 +53,12 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Nothing can be done with this host.  With `politely` it is told goodbye; who broke the protocol is not."""
+    """Nothing can be done with this host.  With `politely` it is told goodbye; who broke the protocol is not.  With
+    `heard` the host said `why`."""
 
     why: Reply
     politely: bool = True
+    heard: bool = False
 
 
 Step: TypeAlias = Say | StartTls | Ready | Leave
@@ -170,7 +172,7 @@ class Opening:
 
 def _refused(said: Reply) -> Leave:
     """The host does not want us; a positive reply that the command cannot have is worse."""
-    return Leave(WRONG_REPLY, politely=False) if said.is_positive else Leave(said)
+    return Leave(WRONG_REPLY, politely=False) if said.is_positive else Leave(said, heard=True)
 
 
 _Understood: TypeAlias = Callable[[Opening, Expected, Reply, bool], Step]
