@@ -4,6 +4,8 @@ The rules of the file:
 
 - A host that cannot be spoken with, says 421, or defers, is followed by the next one; 5yz to a command of the
   transaction is final; 5yz before it, at the banner for example, is not (RFC 5321 sections 4.2.1 and 5.1).
+- A host that lacks what the message needs is followed by the next one as well (RFC 8689 section 4.2.1).  That is final
+  when each host of the way has answered and lacks it; one that says nothing now may have it, and is waited for.
 - When the whole content was sent and the answer did not come, no other host is tried at once (RFC 5321 section 6.1).
   The exception: a kept connection that was lost before the host said anything at all was closed while nobody used it.
   A host that is silent for too long is no exception: it may have the message, and be slow to say so.
@@ -43,6 +45,7 @@ from mailhub.net.dial import Dialler, Missed, where
 from mailhub.net.smtp_client import UNREADABLE, SmtpClient
 from mailhub.wire.mime_downgrade import CannotDowngrade
 from mailhub.wire.smtp.client_events import Closed, DowngradeWanted, TransactionEnded
+from mailhub.wire.smtp.client_fit import LACKING
 from mailhub.wire.smtp.client_order import LOST
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ _SLOWER = (421, 450)
 NOTHING: Mapping[str, object] = {}
 #: Where nothing has gone wrong yet, which is nearly always.
 NO_HOST: Set[Host] = frozenset()
+NO_NAME: Set[str] = frozenset()
+NOBODY: Mapping[Address, Failed] = {}
 
 _log = Logger(namespace="mailhub.deliver")
 
@@ -76,6 +81,7 @@ class Errand:
         "_envelope",
         "_hosts_left",
         "_in_clear",
+        "_lacking",
         "_left",
         "_load",
         "_outcomes",
@@ -83,6 +89,7 @@ class Errand:
         "_remote",
         "_reverse_path",
         "_trouble",
+        "_undecided",
         "_visited",
         "_way",
     )
@@ -108,6 +115,8 @@ class Errand:
         self._visited: Set[Host] = NO_HOST
         self._in_clear: Set[Host] = NO_HOST  # where TLS was tried in vain
         self._hosts_left = HOSTS_MAX
+        self._lacking = NOBODY  # who cannot have it from a host that has answered, and why
+        self._undecided: Set[str] = NO_NAME  # the hosts of which nobody knows what they offer
         self._reason, self._remote = NO_HOSTS, ""  # why the last host was left, and its name if it has said so itself
         self._trouble = False  # the destination has shown that we ask for too much
 
@@ -130,11 +139,18 @@ class Errand:
             connection = None
         # What a host has said is worth more than that the next one says nothing.
         for recipient in self._left:
-            self._outcomes.setdefault(recipient.address, Deferred(self._reason, remote=self._remote))
+            self._outcomes.setdefault(recipient.address, self._verdict(recipient.address))
         if self._trouble:
             deliverer.outside.limits.slow_down(way.destination)
         elif decided:
             deliverer.outside.limits.succeeded(way.destination)
+
+    def _verdict(self, address: Address) -> Outcome:
+        """What becomes of a recipient about whom no host has said anything."""
+        lacking = self._lacking.get(address)
+        if lacking is None or self._undecided:
+            return Deferred(self._reason, remote=self._remote)
+        return lacking
 
     # --- one host ----------------------------------------------------------------------------------------------
 
@@ -147,49 +163,73 @@ class Errand:
         was_kept = client.transactions > 0
         decided = False
         deferred: list[Recipient] = []
+        unfit: list[Recipient] = []
         while self._left and client.is_idle:
             batch, rest = self._left, []
             if len(batch) > RECIPIENTS_MAX:
                 batch, rest = batch[:RECIPIENTS_MAX], batch[RECIPIENTS_MAX:]
             ended, told = await self._transact(connection, batch)
-            if ended is None:
+            if isinstance(ended, Failed):
+                unfit += self._lack(connection, batch, ended)
+                self._left = rest
+                continue
+            if isinstance(ended, Deferred):
+                self._outcomes.update({recipient.address: ended for recipient in batch})
                 self._left = rest
                 decided = True
                 continue
             closed = client.closed
             if was_kept and closed is not None and _was_closed_before(ended, closed, client.heard):
+                self._left = self._left + unfit
                 return False
             was_kept = False
-            untried: list[Recipient] = []
+            passed_over: list[Recipient] = []
             for index, (recipient, outcome) in enumerate(zip(batch, ended.outcomes, strict=True)):
                 if outcome is None:
-                    untried.append(recipient)
+                    passed_over.append(recipient)
                     continue
-                self._outcomes[recipient.address] = _told(outcome, connection, told, index not in ended.unsaid)
+                is_said = index not in ended.unsaid
+                outcome = _told(outcome, connection, told, is_said)
+                if not is_said and isinstance(outcome, Failed) and outcome.reply in LACKING:
+                    unfit += self._lack(connection, (recipient,), outcome)
+                    continue
+                self._outcomes[recipient.address] = outcome
                 if not isinstance(outcome, Deferred):
                     decided = True
                 elif not ended.in_doubt:
                     deferred.append(recipient)
                     self._trouble |= outcome.reply.code in _SLOWER
-            self._left = untried + rest
+            self._left = passed_over + rest
             if client.unreadable:
                 self._reason, self._remote, self._hosts_left = UNREADABLE, "", 0  # no host can help
+                self._undecided |= {connection.host.name}
+                self._left = self._left + unfit
                 return decided
         closed = client.closed
-        if closed is None and not deferred and not self._left:
+        untried = self._left
+        if closed is None and not deferred and not unfit and not untried:
             return decided  # as nearly always
-        self._left = self._left + deferred
+        self._left = untried + deferred + unfit
         if closed is not None and closed.reply is not None:
             self._reason, self._remote = closed.reply, connection.host.name if closed.heard else ""
             self._trouble = True
-        elif deferred:
+            if untried:
+                self._undecided |= {connection.host.name}
+        elif deferred or not untried:
             self._avoid(connection.host.name)  # it has said what it has to say
         else:
             self._dialler = None  # it wants no more on one connection, and more on the next
             return decided
         self._visited |= {connection.host}
-        self._hosts_left -= 1
+        if not unfit:  # better times do not help those: they need another host
+            self._hosts_left -= 1
         return decided
+
+    def _lack(self, connection: Connection, recipients: Sequence[Recipient], why: Failed) -> Sequence[Recipient]:
+        """This host cannot have it for these.  Gives them back."""
+        self._lacking = {**self._lacking, **{recipient.address: why for recipient in recipients}}
+        self._undecided -= {connection.host.name}  # whatever became of its other addresses
+        return recipients
 
     def _avoid(self, name: str) -> None:
         """Visit no address of this host any more."""
@@ -199,10 +239,10 @@ class Errand:
 
     async def _transact(
         self, connection: Connection, batch: Sequence[Recipient]
-    ) -> tuple[TransactionEnded | None, Mapping[str, object]]:
+    ) -> tuple[TransactionEnded | Failed | Deferred, Mapping[str, object]]:
         """One transaction, and what is to be told of it with the outcome.
 
-        None if the message cannot be made into what the host takes; all are decided then.
+        Failed if the message cannot be made into what the host takes, Deferred if it cannot be read.
         """
         client = connection.client
         executor = self._deliverer.outside.executor
@@ -220,10 +260,8 @@ class Errand:
                 break
             fault = await self._change(ended)
             if fault is not None:
-                for recipient in batch:
-                    self._outcomes[recipient.address] = fault
                 self._record(self._described(connection, began_at, reused), fault.reply, len(batch))
-                return None, NOTHING
+                return fault, NOTHING
         if len(batch) == 1 and isinstance(ended.outcomes[0], Delivered):
             return ended, self._described(connection, began_at, reused)
         said = _last(ended, client.closed)
@@ -231,7 +269,7 @@ class Errand:
             self._record(self._described(connection, began_at, reused), said, len(batch))
         return ended, NOTHING
 
-    async def _change(self, wanted: DowngradeWanted) -> Outcome | None:
+    async def _change(self, wanted: DowngradeWanted) -> Failed | Deferred | None:
         """Make the content what the host takes, or give the outcome that this has."""
         try:
             await self._load.change(wanted.to, self._deliverer.outside.executor)
@@ -278,6 +316,7 @@ class Errand:
             self._record(described, closed.reply, len(self._left))
             if closed.reply is not None:
                 self._reason, self._remote = closed.reply, host.name if closed.heard else ""
+                self._undecided |= {host.name}
                 self._trouble |= closed.reply.code in _SLOWER
             if closed.tls_failed and way.tls == "may" and not way.implicit_tls and host not in self._in_clear:
                 _log.warn(
@@ -302,6 +341,7 @@ class Errand:
         why = "".join(character if character.isprintable() else "?" for character in missed.why)
         # RFC 3463 section 3.5, X.4.1: no answer from host.  So these are our own words, and no host has said them.
         self._reason, self._remote = reply(451, "4.4.1", f"No connection to {where(host)}: {why}"), ""
+        self._undecided |= {host.name}
         self._deliverer.unreachable.not_reached(host, self._reason)
         self._record(_described(host, missed.seconds), self._reason, len(self._left))
 

@@ -488,6 +488,95 @@ def test_without_another_host_all_of_these_defer(bench: Bench, stage: Stage, act
     assert len(bench.tried()) == 1
 
 
+UTF8_HEADER = "Subject: Grüße\r\n\r\nhello\r\n".encode()
+SIGNED = "Content-Type: multipart/signed\r\n\r\nGrüße\r\n".encode()  # which nobody may change
+#: A host that lacks something, a message that needs it, and what is told if no host has it.
+LACKS: Sequence[tuple[Extensions, bytes, MailParameters, str]] = (
+    (Extensions("x", size_max=10), CONTENT, MailParameters(), "552 5.3.4"),
+    (Extensions("x", smtputf8=False), UTF8_HEADER, MailParameters(smtputf8=True), "553 5.6.7"),
+    (Extensions("x", eightbitmime=False), SIGNED, MailParameters(body="8BITMIME"), "5.6.3"),
+)
+
+
+@pytest.mark.parametrize(("offered", "content", "parameters", "said"), LACKS, ids=["SIZE", "SMTPUTF8", "8BITMIME"])
+def test_what_one_host_lacks_the_next_one_may_have(
+    bench: Bench, offered: Extensions, content: bytes, parameters: MailParameters, said: str
+) -> None:
+    first = bench.mta(extensions=offered)
+    second = bench.mta("mx2.remote.example", "192.0.2.2")
+    outcome = bench.deliver("bob", content=content, parameters=parameters)["bob"]
+    assert isinstance(outcome, Delivered)
+    assert (len(first.messages), len(second.messages)) == (0, 1)
+
+
+@pytest.mark.parametrize(("offered", "content", "parameters", "said"), LACKS, ids=["SIZE", "SMTPUTF8", "8BITMIME"])
+def test_what_all_hosts_lack_is_final_and_they_have_not_said_so(
+    bench: Bench, offered: Extensions, content: bytes, parameters: MailParameters, said: str
+) -> None:
+    mtas = [bench.mta(f"mx{number}.remote.example", f"192.0.2.{number}", extensions=offered) for number in range(1, 6)]
+    outcome = bench.deliver("bob", content=content, parameters=parameters)["bob"]
+    assert isinstance(outcome, Failed)
+    assert said in str(outcome.reply)
+    assert outcome.remote == ""
+    assert [mta.connections for mta in mtas] == [1] * 5
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(("stage", "action"), [(None, DROP), ("connect", BUSY), ("connect", DROP), ("rcpt", LATER)])
+def test_a_lesser_host_does_not_bounce_what_one_that_is_away_may_take(
+    bench: Bench, place: int, stage: Stage | None, action: Action
+) -> None:
+    lacking = Extensions("x", size_max=10)
+    bench.mta(extensions=lacking)
+    if stage is None:
+        bench.hosts.append(Host("mx2.remote.example", "192.0.2.2"))
+    else:
+        bench.mta("mx2.remote.example", "192.0.2.2").at(stage, action)
+    bench.mta("mx3.remote.example", "192.0.2.3", extensions=lacking)
+    bench.hosts.insert(place, bench.hosts.pop(1))
+    outcome = bench.deliver("bob", seconds=60)["bob"]
+    assert isinstance(outcome, Deferred)
+    assert ("mx2" in outcome.reply.text) is (stage is None)
+
+
+def test_a_host_that_lacks_it_at_one_address_is_not_asked_at_the_others(bench: Bench) -> None:
+    bench.hosts.append(Host("mx1.remote.example", "192.0.2.9"))  # nobody is there
+    mta = bench.mta(extensions=Extensions("x", size_max=10))
+    bench.hosts.append(Host("mx1.remote.example", "192.0.2.8"))
+    assert isinstance(bench.deliver("bob")["bob"], Failed)
+    assert mta.connections == 1
+
+
+def test_whom_the_first_host_cannot_name_the_second_one_is_given(bench: Bench) -> None:
+    first = bench.mta(extensions=Extensions("x", smtputf8=False))
+    second = bench.mta("mx2.remote.example", "192.0.2.2")
+    outcomes = bench.deliver("bob", "grüße", parameters=MailParameters(smtputf8=True))
+    assert {outcome.remote for outcome in outcomes.values()} == {"mx1.remote.example", "mx2.remote.example"}
+    assert [to.local for to, _ in first.messages[0].recipients] == ["bob"]
+    assert [to.local for to, _ in second.messages[0].recipients] == ["grüße"]
+
+
+def test_who_needs_another_host_does_not_wait_for_those_whom_all_of_them_defer(bench: Bench) -> None:
+    for number in range(1, 6):
+        mta = bench.mta(f"mx{number}.remote.example", f"192.0.2.{number}", extensions=Extensions("x", smtputf8=False))
+        mta.at("rcpt", LATER)
+    bench.mta("mx6.remote.example", "192.0.2.6").at("rcpt", LATER, when=lambda to: to.local == "bob")
+    outcomes = bench.deliver("bob", "grüße", parameters=MailParameters(smtputf8=True))
+    assert isinstance(outcomes["bob"], Deferred)
+    assert isinstance(outcomes["grüße"], Delivered)
+
+
+def test_a_kept_connection_to_a_host_that_lacks_it_is_not_the_end_of_the_way(bench: Bench) -> None:
+    bench.mta()
+    second = bench.mta("mx2.remote.example", "192.0.2.2", extensions=Extensions("x", size_max=60))
+    bench.hosts.reverse()
+    assert isinstance(bench.deliver("bob", seconds=1)["bob"], Delivered)
+    bench.hosts.reverse()
+    outcome = bench.deliver("bob", content=CONTENT * 9, seconds=1)["bob"]
+    assert outcome.remote == "mx1.remote.example"
+    assert (second.connections, len(second.messages)) == (1, 1)
+
+
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "data", "content"])
 def test_5yz_in_the_transaction_is_final(bench: Bench, stage: Stage) -> None:
     bench.mta().at(stage, NEVER)

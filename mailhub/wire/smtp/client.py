@@ -19,7 +19,8 @@ The rules of the file:
 - Every reply belongs to one command: `_expected` has the commands whose replies are to come, in order.  A reply that
   nobody waits for, or that is none, ends the session, since all that follow would be taken for something else.
 - A recipient is Delivered by a 2yz to the end of the content and by nothing else; it is Failed by a 5yz to a command of
-  this transaction, or because the host lacks what the message needs; whatever else happens is Deferred.
+  this transaction, or because the host lacks what the message needs (client_fit.LACKING), which is for the driver to
+  ask the next host about; whatever else happens is Deferred.
 - With PIPELINING a transaction is one write, or two where the host has to ask for the content (RFC 2920).
 """
 

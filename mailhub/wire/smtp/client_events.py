@@ -103,7 +103,7 @@ class Idle:
 @dataclass(frozen=True, slots=True)
 class DowngradeWanted:
     """The host cannot take content of this kind; nothing was sent.  Begin again with the content made `to` this kind
-    (mailhub.wire.mime_downgrade), or fail the message with its 5.6.3."""
+    (mailhub.wire.mime_downgrade); where that cannot be, this host cannot have the message, and another one may."""
 
     to: Body
 

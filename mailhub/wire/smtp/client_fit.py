@@ -12,10 +12,12 @@ from mailhub.wire.smtp.client_events import Body, Mail
 TOO_BIG = reply(552, "5.3.4", "The message is larger than the remote host takes")
 NO_SMTPUTF8 = reply(553, "5.6.7", "The message needs SMTPUTF8, which the remote host does not offer")
 NO_REQUIRETLS = reply(550, "5.7.30", "The message needs REQUIRETLS, which the remote host does not offer under TLS")
+#: What one host lacks another may have.
+LACKING = (TOO_BIG, NO_SMTPUTF8, NO_REQUIRETLS)
 
 
 class Fit(NamedTuple):
-    """`refusal` is the reason why nobody can have the message; None if somebody can.
+    """`refusal` is the reason why nobody can have the message from this host; None if somebody can.
 
     `trying` are the indexes of the recipients to be named now, `foreign` of those who would need SMTPUTF8 and cannot
     have it; the others are for a further transaction.  `smtputf8` says whether MAIL has that parameter, `downgrade`
