@@ -87,7 +87,7 @@ class SmtpProtocol(Protocol):
 
     def connectionMade(self) -> None:
         factory = self.factory
-        manners = factory.manners
+        self._manners = manners = factory.manners  # it ends as it began, whatever those are told who come later
         self.heard_at = factory.reception.steady.seconds()
         self._session = factory.session_of(self.transport.getPeer(), self.transport.getHost())
         self._receiver = Receiver(factory.reception, self._session)
@@ -300,7 +300,7 @@ class SmtpProtocol(Protocol):
         self._handshake_since = self.factory.reception.steady.seconds()
         self.transport.startTLS(self.factory.tls)
         self._wire.tls_started()
-        self._wire.extensions = self.factory.manners.under_tls
+        self._wire.extensions = self._manners.under_tls
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class SmtpProtocol(Protocol):
 
     def look_at_clock(self, now: float) -> None:
         """Called every few seconds: enforces the time limits."""
-        manners = self.factory.manners
+        manners = self._manners
         since = self._skipped_since if self._content_since is None else self._content_since
         idle_seconds = manners.hurried_idle_seconds if self.factory.doorkeeper.is_busy else manners.idle_seconds
         if self._closing_since is not None:

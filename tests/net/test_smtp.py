@@ -425,6 +425,20 @@ def test_a_handshake_after_starttls_has_it_too(bench: Callable[..., Bench]) -> N
     assert client.is_cut
 
 
+def test_a_session_ends_with_the_offer_and_the_patience_with_which_it_began(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    early, idle = one.connect(), one.connect()
+    early.send(EHLO)
+    idle.said()
+    one.factory.manners = Manners(Extensions(HOST), Extensions(HOST, size_max=7), Limits(), idle_seconds=40)
+    late = one.connect()
+    late.said()
+    early.send(b"STARTTLS\r\n")
+    assert b"SIZE 7" not in early.send(EHLO)
+    one.pass_time(50)
+    assert (late.said(), idle.said()) == (IDLE, b"")
+
+
 def test_tls_that_is_broken_is_told_before_it_begins(bench: Callable[..., Bench]) -> None:
     client = bench(tls=None).connect()
     client.send(EHLO)
