@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
-from zope.interface import Invalid
+from zope.interface.exceptions import BrokenImplementation, BrokenMethodImplementation, Invalid
 from zope.interface.verify import verifyObject
 
 from mailhub.app import units
@@ -240,8 +240,23 @@ def _unfit(policy: object) -> str | None:
         try:
             verifyObject(interface, policy)
         except Invalid as error:
-            return f"does not do what it says: {' '.join(str(error).split())}"
+            faults = getattr(error, "exceptions", (error,))  # there are some if it misses more than one thing
+            return f"does not do what {interface.__name__} says: {', '.join(map(_missed, faults))}"
     return None
+
+
+def _missed(fault: Invalid) -> str:
+    """What a policy lacks.  zope's own words begin with its repr, and so with its options, which may be secret."""
+    match fault:
+        case BrokenImplementation():
+            return f"there is no {_named(fault.name)}"
+        case BrokenMethodImplementation():
+            return f"{_named(fault.method)} cannot be called as it should"
+    return type(fault).__name__
+
+
+def _named(wanted: Any) -> str:
+    return str(getattr(wanted, "__name__", wanted))
 
 
 def _told(error: BaseException) -> str:

@@ -56,6 +56,16 @@ class Mute:
         pass
 
 
+@implementer(IConnectionPolicy, ISenderPolicy)
+@dataclass
+class Careless:
+    hub: Hub
+    api_key: str = ""
+
+    async def judge_connection(self) -> Reply | None:
+        return None
+
+
 @implementer(IConnectionPolicy)
 class Free:
     def __init__(self, hub: Hub, **options: Any) -> None:
@@ -75,6 +85,7 @@ DISCOVERY = Discovery(
         for name, factory in {
             "options": Options,
             "mute": Mute,
+            "careless": Careless,
             "free": Free,
             "nothing": lambda hub: object(),
             "crash": crash,
@@ -213,7 +224,7 @@ def test_an_ambiguous_name_is_told_with_both_places() -> None:
     ("use", "told"),
     [
         ("nothing", "provides none of IConnectionPolicy"),
-        ("mute", "does not do what it says"),
+        ("mute", "does not do what ISenderPolicy says: there is no judge_sender"),
         ("crash", "cannot be made: KeyError: 'inside'"),
     ],
 )
@@ -221,6 +232,14 @@ def test_a_policy_that_is_none(use: str, told: str) -> None:
     (problem,) = problems(use)
     assert told in problem
     assert f"/plugins/{use}.py" in problem
+
+
+def test_an_option_of_a_policy_that_is_none_is_not_told() -> None:
+    (problem,) = problems("careless", api_key="the secret")
+    assert problem == (
+        'hub.toml: mta.policy[0].use: policy "careless" of /plugins/careless.py does not do what IConnectionPolicy '
+        "says: judge_connection cannot be called as it should"
+    )
 
 
 def test_a_seat_has_what_the_rule_says() -> None:
