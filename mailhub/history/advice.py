@@ -128,7 +128,9 @@ _AT_THE_DOOR = (
         "The client sends the other recipients in another transaction by itself; more at once are allowed by "
         "`limits.recipients`.",
         status="4.5.3",
+        says="too many recipients",
     ),
+    _Row("The client sends the other recipients in another transaction by itself.", status="4.5.3"),
     _Row(
         "Too many sessions were open.  More are allowed by `limits.sessions`, and for one address by "
         "`limits.sessions_per_address`.",

@@ -306,10 +306,10 @@ class Receiver:
         if resolution is None or refusal is not None:
             return self._rcpt_refused(refusal or replies.LOCAL_TROUBLE, recipient)
         if mail.destinations + len(resolution.destinations) > self.reception.recipients_total_max:
-            return self._rcpt_refused(replies.TOO_MANY_RECIPIENTS, recipient)
+            return self._rcpt_refused(replies.TOO_MANY_DESTINATIONS, recipient)
         if not mail.prepend(fields):
             # With fewer recipients there are fewer fields, where there are others to send it to already.
-            too_many = replies.TOO_MANY_RECIPIENTS if mail.destinations else replies.LOCAL_TROUBLE
+            too_many = replies.TOO_MANY_FIELDS if mail.destinations else replies.LOCAL_TROUBLE
             return self._rcpt_refused(too_many, recipient, cause=TOO_MANY_FIELDS)
         if resolution.steps:
             self.reception.history.record(

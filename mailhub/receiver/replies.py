@@ -14,7 +14,12 @@ LOCAL_TROUBLE = reply(451, "4.3.0", "Local trouble, please try again later")
 NO_ROOM = reply(452, "4.3.1", "Not enough storage now, please try again later")
 TOO_MANY_HOPS = reply(554, "5.4.6", "Too many Received fields: this message goes in a circle")
 HEADER_TOO_LARGE = reply(552, "5.3.4", "The header section is too large")
-TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients, send the rest in another transaction")
+TOO_MANY_DESTINATIONS = reply(
+    452, "4.5.3", "These recipients stand for too many addresses, send the rest in another transaction"
+)
+TOO_MANY_FIELDS = reply(
+    452, "4.5.3", "Too many header fields for these recipients, send the rest in another transaction"
+)
 
 LOGGED_IN = reply(235, "2.7.0", "Welcome")
 LOGIN_REFUSED = reply(535, "5.7.8", "Login or password is wrong")

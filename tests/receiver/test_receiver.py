@@ -216,6 +216,7 @@ def test_what_all_aliases_stand_for_is_bounded(desk: Callable[..., Any]) -> None
     client.mail()
     assert str(client.rcpt("one@example.test")).startswith("250 ")
     assert str(client.rcpt("two@example.test")).startswith("452 4.5.3 ")
+    assert client.history.events[-1]["rule"] == "the addresses of one message have a limit"
     assert str(client.rcpt("alice@example.test")).startswith("250 ")
 
 
@@ -545,6 +546,7 @@ def test_fields_that_pile_up_end_the_recipients(desk: Callable[..., Any], paddin
     accepted = codes.count(250)
     assert taken <= accepted <= FIELDS_MAX
     assert set(codes[accepted:]) == {452}
+    assert client.history.events[-1]["rule"] == "the header fields of policies have a limit"
     client.ask(events.ContentRequested())
     assert str(client.content()).startswith(OK)
     (envelope,) = client.queued()
