@@ -17,6 +17,9 @@ from mailhub.receiver.incoming import Incoming
 FIELDS_MAX = 64
 FIELD_OCTETS_MAX = 32 * 1024
 
+_BY_DEFAULT = frozenset({"FAILURE", "DELAY"})
+_NEVER = frozenset({"NEVER"})
+
 #: (name, body), as a checked Prepend has them.
 Fields: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -87,15 +90,35 @@ class OpenTransaction:
         found: dict[Address, Recipient] = {}
         for (original, parameters), resolution in self._resolutions:
             for address, forwarded_by in resolution.destinations:
-                found.setdefault(
+                recipient = Recipient(
                     address,
-                    Recipient(
-                        address,
-                        original,
-                        parameters.orcpt,
-                        parameters.notify,
-                        forwarded_by,
-                        next_attempt_at=now,
-                    ),
+                    original,
+                    parameters.orcpt,
+                    parameters.notify,
+                    forwarded_by,
+                    next_attempt_at=now,
                 )
+                other = found.setdefault(address, recipient)
+                if other is not recipient:
+                    found[address] = _one_of(other, recipient)
         return tuple(found.values())
+
+
+def _one_of(first: Recipient, second: Recipient) -> Recipient:
+    """For the one copy of a mailbox that two recipients lead to: the sender is told what it asked for with either.
+
+    A notification can name but one of them.  It is the one that asked for all of it, or else for success, which nobody
+    is told unasked; where both did the same, the first.
+    """
+    asked, also = _asked(first), _asked(second)
+    if also <= asked:
+        return first
+    if asked <= also:
+        return second
+    named = second if "SUCCESS" in also else first
+    return named.changed(notify=asked | also)
+
+
+def _asked(recipient: Recipient) -> frozenset[str]:
+    """Of what the sender is told.  RFC 3461 section 4.1: who asks for nothing is told of failures, maybe of delays."""
+    return (recipient.notify or _BY_DEFAULT) - _NEVER

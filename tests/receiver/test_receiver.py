@@ -176,6 +176,33 @@ def test_whoever_is_reached_on_two_ways_gets_one_copy(desk: Callable[..., Any]) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("team", "bob", "notify", "named"),
+    [
+        ("", "SUCCESS", "DELAY FAILURE SUCCESS", "bob"),
+        ("NEVER", "SUCCESS", "SUCCESS", "bob"),
+        ("NEVER", "", "", "bob"),
+        ("", "NEVER", "", "team"),
+        ("NEVER", "NEVER", "NEVER", "team"),
+        ("FAILURE", "SUCCESS FAILURE", "FAILURE SUCCESS", "bob"),
+        ("SUCCESS", "FAILURE", "FAILURE SUCCESS", "team"),
+        ("FAILURE", "", "", "bob"),
+    ],
+)
+def test_what_is_asked_for_on_either_way_to_a_mailbox_is_told(
+    desk: Callable[..., Any], team: str, bob: str, notify: str, named: str
+) -> None:
+    client = desk().greet()
+    client.mail()
+    client.rcpt("team@example.test", notify=frozenset(team.split()), orcpt=("rfc822", "team"))
+    client.rcpt("bob@example.test", notify=frozenset(bob.split()), orcpt=("rfc822", "bob"))
+    client.ask(events.ContentRequested())
+    client.content()
+    ((alice, both),) = [envelope.recipients for envelope in client.queued()]
+    assert (alice.notify, alice.orcpt) == (frozenset(team.split()), ("rfc822", "team"))
+    assert (" ".join(sorted(both.notify)), both.orcpt, both.original.local) == (notify, ("rfc822", named), named)
+
+
 def test_a_forward_goes_outside_in_the_name_of_its_alias(desk: Callable[..., Any]) -> None:
     client = desk().greet()
     client.send(b"", "away@example.test")
