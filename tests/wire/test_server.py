@@ -367,6 +367,31 @@ def test_half_a_message_is_never_taken_for_a_whole(conversation: Talk) -> None:
     assert talk.messages == []
 
 
+def test_a_last_chunk_that_is_refused_has_as_many_replies_as_one_that_is_taken(conversation: Talk) -> None:
+    """RFC 2033 section 4.3, or a client waits for replies that never come."""
+    up_to_chunk = UP_TO_DATA[: -len(b"DATA\r\n")].replace(b"EHLO", b"LHLO") + b"RCPT TO:<c@example.test>\r\n"
+    no, wrong, ok = reply(451, "4.3.0", "Not now").octets, encode(replies.BAD_SEQUENCE), b"250 2.0.0 OK\r\n"
+    for lmtp, times in ((True, 2), (False, 1)):
+        talk = conversation({"DATA": "451 4.3.0 Not now"}, lmtp=lmtp).begin()
+        talk.send(up_to_chunk if lmtp else up_to_chunk.replace(b"LHLO", b"EHLO"))
+        assert talk.send(b"BDAT 3 LAST\r\nabc") == no * times
+        assert talk.send(b"BDAT 3 LAST\r\nabc") == wrong  # there is no transaction any more
+        talk.send(up_to_chunk.partition(b"\r\n")[2])
+        assert talk.send(b"BDAT 3\r\nabc") == no
+        assert talk.send(b"BDAT 3\r\nabcBDAT 3 LAST\r\nabc") == wrong + wrong * times
+        talk.send(b"MAIL FROM:<>\r\n")
+        assert talk.send(b"BDAT 0 LAST\r\nNOOP\r\n").endswith(b"\r\n" + ok)
+        assert talk.send(b"NOOP\r\n") == ok
+
+
+def test_a_chunk_without_sense_is_not_taken_for_the_last(conversation: Talk) -> None:
+    talk = conversation().begin()
+    talk.send(UP_TO_DATA[: -len(b"DATA\r\n")] + b"BDAT 5 LAST\r\nhello")
+    talk.send(UP_TO_DATA[: -len(b"DATA\r\n")])
+    assert talk.send(b"BDAT x\r\n") == encode(replies.BAD_CHUNK)
+    assert talk.session.in_transaction
+
+
 def test_a_refused_hello_changes_nothing(conversation: Talk) -> None:
     talk = conversation({"EHLO bad": "550 5.7.1 I do not like that name"}).begin()
     talk.send(UP_TO_DATA[: -len(b"DATA\r\n")])

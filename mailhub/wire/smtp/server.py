@@ -158,7 +158,7 @@ class ServerSession(CommandReader):
         elif kind is ContentRequested and self._by_chunks and reply.code != 421:
             self._question = None
             self._phase = SPOILT
-            self._refuse_chunk(partial(self._refuse_content, reply))
+            self._refuse_chunk(partial(self._refuse_content, reply, self._chunk_replies()))
             return
         else:
             self._question = None
@@ -265,7 +265,7 @@ class ServerSession(CommandReader):
 
     def _content_answered(self, reply: Reply) -> bytes:
         self._decoder = None
-        # RFC 2033 section 4.2: one reply per recipient that was accepted.
+        # RFC 2033 sections 4.2 and 4.3: one reply per recipient that was accepted.
         return reply.octets * self._accepted if self._lmtp else reply.octets
 
     def _cut_off(self, verb: str, reply: Reply) -> bytes:
@@ -285,9 +285,9 @@ class ServerSession(CommandReader):
             return self._content_answered(reply)
         return reply.octets
 
-    def _refuse_content(self, reply: Reply) -> None:
+    def _refuse_content(self, reply: Reply, replies_due: int) -> None:
         """The octets of a chunk that was refused have come."""
-        self._output.append(reply.octets)
+        self._output.append(reply.octets * replies_due)
         self._count_refusal(ContentRequested, reply)
 
     def _count_refusal(self, kind: type[Question], reply: Reply) -> None:

@@ -202,6 +202,14 @@ class CommandReader:
         if not self._skip_octets:
             self._skipped()
 
+    def _chunk_replies(self) -> int:
+        """How many replies the refusal of this chunk has; to be asked before the transaction is over.
+
+        RFC 2033 section 4.3: under LMTP the last chunk has one per recipient that was accepted, as content has.
+        """
+        is_counted = self._lmtp and self._chunk_is_last and self._phase in TRANSACTION
+        return max(1, self._accepted) if is_counted else 1
+
     def _check_length(self, line: bytes) -> None:
         """A line that is longer than a command is good only in a login.  Raises ProtocolFault."""
         if self._phase is not LOGIN and line[:5].upper() != b"AUTH ":
@@ -231,7 +239,7 @@ class CommandReader:
             self._refuse(verb, _protocol_fault(fault))
         except ProtocolFault as fault:
             if verb == b"BDAT" and not fault.closes:
-                self._refuse_chunk(partial(self._refuse, verb, fault))
+                self._refuse_chunk(partial(self._refuse, verb, fault, self._chunk_replies()))
             else:
                 self._refuse(verb, fault)
         return True
@@ -308,10 +316,10 @@ class CommandReader:
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def _refuse(self, verb: bytes, fault: ProtocolFault) -> None:
+    def _refuse(self, verb: bytes, fault: ProtocolFault, replies_due: int = 1) -> None:
         name = verb.decode("ascii") if verb.isalnum() and len(verb) <= 16 else "?"
         self._events.append(CommandRefused(name, fault.reply))
-        self._output.append(fault.reply.octets)
+        self._output.append(fault.reply.octets * replies_due)
         if fault.closes:
             self._close(fault.reply)
         elif fault.reply.code >= 500:
@@ -324,7 +332,7 @@ class CommandReader:
                 return ProtocolFault(replies.NOT_HTTP, closes=True)
             return ProtocolFault(replies.UNKNOWN_COMMAND)
         if verb == b"BDAT":
-            self._chunk_left, self._chunk_is_last = grammar.parse_chunk(argument)  # its octets follow all the same
+            self._measure_chunk(argument)  # its octets follow all the same
         return ProtocolFault(self._out_of_order(verb))
 
     def _out_of_order(self, verb: bytes) -> Reply:
@@ -406,9 +414,8 @@ class CommandReader:
         self._events.append(_CONTENT_REQUESTED)
 
     def _bdat(self, verb: bytes, argument: bytes) -> None:
-        octets, is_last = grammar.parse_chunk(argument)
-        self._chunk_octets = self._chunk_left = octets
-        self._chunk_is_last = is_last
+        self._measure_chunk(argument)
+        self._chunk_octets = self._chunk_left
         if not self._offered.chunking:
             raise ProtocolFault(replies.NOT_OFFERED)
         if self._phase is CHUNKS:
@@ -416,6 +423,11 @@ class CommandReader:
         else:
             self._by_chunks = True
             self._events.append(_CONTENT_REQUESTED)
+
+    def _measure_chunk(self, argument: bytes) -> None:
+        """Raises ProtocolFault; then it has no octets, and is not the last, whatever the one before it was."""
+        self._chunk_left, self._chunk_is_last = 0, False
+        self._chunk_left, self._chunk_is_last = grammar.parse_chunk(argument)
 
     def _rset(self, verb: bytes, argument: bytes) -> None:
         if argument:
