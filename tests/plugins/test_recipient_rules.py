@@ -184,6 +184,30 @@ def test_a_full_mailbox_is_told_at_rcpt(used: int, size: int | None, is_full: bo
     assert str(opinion).startswith("452 4.2.2") if is_full else opinion is None
 
 
+@pytest.mark.parametrize(
+    ("address", "is_full"),
+    [
+        ("info@example.test", True),
+        ("office@example.test", True),
+        ("team@example.test", False),
+        ("away@example.test", False),
+        ("round@example.test", False),
+    ],
+)
+def test_a_full_mailbox_is_told_under_its_other_names(address: str, is_full: bool) -> None:
+    aliases = {
+        "info@example.test": ["office@example.test"],
+        "office@example.test": [ALICE],
+        "team@example.test": [ALICE, "bob@example.test"],
+        "away@example.test": ["alice@outside.example"],
+        "round@example.test": ["round@example.test"],
+    }
+    accounts = Accounts(mailboxes={ALICE: 10, "bob@example.test": None}, aliases=aliases)
+    rule = Quota(build_hub(accounts=accounts, mailboxes=store(10)))
+    opinion = answer(rule.judge_recipient(transaction(), recipient(address)))
+    assert str(opinion).startswith("452 4.2.2") if is_full else opinion is None
+
+
 def test_without_a_quota_nothing_is_looked_up() -> None:
     executor = Executor()
     rule = Quota(build_hub(accounts=Accounts(aliases={"team@example.test": [ALICE]}), executor=executor))
