@@ -83,6 +83,29 @@ class Launcher:
         """Have this called on SIGHUP, as signal handlers are: in between anything."""
         signal.signal(signal.SIGHUP, lambda number, frame: call())
 
+    def on_stop_again(self, reactor: Any, is_stopping: Callable[[], bool], call: Callable[[], None]) -> None:
+        """Have this called on SIGTERM and SIGINT once the hub is stopping, as signal handlers are: in between anything.
+
+        The first one is the reactor's; of another it would make a traceback, since it can be stopped only once.
+        """
+        reactor.callWhenRunning(self._listen_on, is_stopping, call)  # its own handlers are there then
+
+    def _listen_on(self, is_stopping: Callable[[], bool], call: Callable[[], None]) -> None:
+        heard: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            first = signal.getsignal(number)
+            if not callable(first):
+                continue  # nohup and shells have it ignored
+
+            def handle(number: int, frame: Any, first: Callable[[int, Any], Any] = first) -> None:
+                if heard or is_stopping():
+                    call()
+                else:
+                    heard.append(number)
+                    first(number, frame)
+
+            signal.signal(number, handle)
+
     def started(self) -> None:
         """The hub serves."""
         self._tell(b"0")

@@ -106,6 +106,10 @@ class Supervisor(Hub):
         """The workers are told, too.  Where a service manager has told them before, they are not started again."""
         self._workers.abandon()
 
+    def cut_sessions(self) -> None:
+        """They are our workers'."""
+        self._workers.hurry()
+
     def started_as(self) -> dict[str, Any]:
         """Which workers there are."""
         return {"workers": list(self._numbers)}

@@ -228,6 +228,8 @@ class Hub(MultiService):
         """
         Service.startService(self)  # type: ignore[no-untyped-call]
         self.launcher.on_hangup(self._hung_up)
+        if self._worker == ALONE:  # the first process tells its workers, and a service manager tells them once more
+            self.launcher.on_stop_again(self.reactor, lambda: not self.running, self.told_to_hurry)
         self._starting = Deferred.fromCoroutine(self._start())
         if self._start_error is not None:
             raise self._start_error
@@ -317,6 +319,20 @@ class Hub(MultiService):
         if self._starting is not None and not self._starting.called:
             self.abandon_start()
         return Deferred.fromCoroutine(self._stop())
+
+    def told_to_hurry(self) -> None:
+        """As signal handlers are: in between anything."""
+        self.reactor.callFromThread(self.reactor.callLater, 0, self._hurry)  # behind a stop that was told just before
+
+    def _hurry(self) -> None:
+        if not self.running:
+            self.log.warn("told to stop once more: the sessions that are left are cut")
+            self.cut_sessions()
+
+    def cut_sessions(self) -> None:
+        """While we stop: what is not being committed is not waited for any longer."""
+        for role in self.roles:
+            role.hurry()
 
     def abandon_start(self) -> None:
         """We are to end in the middle of our start.  What the start waits for may end sooner then, if it can."""

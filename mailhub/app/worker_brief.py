@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 from dataclasses import dataclass
 
 from mailhub.app.config import Config
@@ -17,6 +18,8 @@ from mailhub.app.worker import Worker
 BRIEF, STATUS, FROM_SIBLINGS, TO_SIBLINGS = 0, 3, 4, 5
 #: The first of the sockets that it inherits, in the order of the brief.
 FIRST_SOCKET = 10
+#: The signal by which a worker that stops is told not to wait for its sessions.
+HURRY = signal.SIGUSR2
 
 
 class WorkerError(Exception):

@@ -23,7 +23,7 @@ from mailhub.app.siblings import Siblings, attach
 from mailhub.app.sign_of_life import beat
 from mailhub.app.tree import Hub
 from mailhub.app.waiting import waiting
-from mailhub.app.worker_brief import FROM_SIBLINGS, STATUS, TO_SIBLINGS, Brief
+from mailhub.app.worker_brief import FROM_SIBLINGS, HURRY, STATUS, TO_SIBLINGS, Brief
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -65,7 +65,7 @@ def make(brief: Brief, twistd: Any, reactor: Any, environ: Mapping[str, str]) ->
     )
     attach(siblings, FROM_SIBLINGS, TO_SIBLINGS, reactor, lost=lambda: _deserted(hub, reactor))
     beat(siblings, reactor)
-    reactor.callWhenRunning(_stop_once, reactor)
+    reactor.callWhenRunning(_stop_once, hub, reactor)
     if brief.is_retired:
         Retirement(hub.house.spool, reactor, hub.config.spool_directory).setServiceParent(hub)  # type: ignore[no-untyped-call]
     return hub
@@ -78,8 +78,11 @@ def _deserted(hub: Hub, reactor: Any) -> None:
         reactor.stop()
 
 
-def _stop_once(reactor: Any) -> None:
-    """A service manager tells every process of ours to stop, and so does the first of them: we have heard it then."""
+def _stop_once(hub: Hub, reactor: Any) -> None:
+    """A service manager tells every process of ours to stop, and so does the first of them: we have heard it then.
+
+    That there is a hurry is for the first one to say, which is not told twice by one stop.
+    """
 
     def stop() -> None:
         with contextlib.suppress(ReactorNotRunning):
@@ -87,6 +90,12 @@ def _stop_once(reactor: Any) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: reactor.callFromThread(stop))
+
+    def hurry() -> None:
+        stop()  # of two signals that come together, this one is seen first
+        hub.told_to_hurry()
+
+    signal.signal(HURRY, lambda number, frame: reactor.callFromThread(hurry))
 
 
 class Retirement(Service):

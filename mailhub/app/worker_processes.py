@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from mailhub.app.siblings import Exchange
 from mailhub.app.sign_of_life import LifeWatch
-from mailhub.app.worker_brief import BRIEF, FIRST_SOCKET, FROM_SIBLINGS, STATUS, TO_SIBLINGS, Brief, WorkerError
+from mailhub.app.worker_brief import BRIEF, FIRST_SOCKET, FROM_SIBLINGS, HURRY, STATUS, TO_SIBLINGS, Brief, WorkerError
 
 #: A worker that dies is started again at once if it has served for so long; else after a wait, which doubles.
 SERVED_SECONDS = 10.0
@@ -91,6 +91,12 @@ class WorkerProcesses(Service):
 
     async def _stop(self) -> None:
         await DeferredList([worker.stop(self._drain_seconds + STOP_SECONDS) for worker in self.workers])
+
+    def hurry(self) -> None:
+        """If they are stopping: have them not wait for their sessions."""
+        if not self.running:
+            for worker in self.workers:
+                worker.signal(HURRY)
 
     def renew(self, brief_of: Mapping[int, Brief]) -> None:
         """SIGHUP for all; whoever is started from now on is as `brief_of` its number says."""
@@ -256,8 +262,8 @@ class WorkerProcess(ProcessProtocol):
         self.log.error("worker {worker} does not stop, and is killed", worker=self.number)
         self.signal("KILL")
 
-    def signal(self, name: str) -> None:
-        """TERM, HUP or KILL; to nobody, if there is no process."""
+    def signal(self, name: str | int) -> None:
+        """TERM, HUP or KILL, or a number; to nobody, if there is no process."""
         if self.pid is not None:
             with contextlib.suppress(ProcessExitedAlready):  # we are about to hear of it
                 self.transport.signalProcess(name)

@@ -404,6 +404,7 @@ class SmtpFactory(ServerFactory):
         self._empty: Deferred[None] | None = None
         self._numbers = count(1)
         self._clock_call: Any = None
+        self._deadline: Any = None
         self._cut_call: Any = None
 
     def session_of(self, peer: IAddress, host: IAddress) -> Session:
@@ -448,11 +449,11 @@ class SmtpFactory(ServerFactory):
         """Let open transactions finish, dismiss the rest, cut what is left after so many seconds."""
         self.draining = True
         done: Deferred[None] = Deferred()
-        deadline = self.reception.steady.callLater(seconds, self._dismiss_all)
+        self._deadline = self.reception.steady.callLater(seconds, self._dismiss_all)
 
         def over(_: Any) -> None:
             self._stop_clock()
-            for call in (deadline, self._cut_call):
+            for call in (self._deadline, self._cut_call):
                 if call is not None and call.active():
                     call.cancel()
 
@@ -465,6 +466,11 @@ class SmtpFactory(ServerFactory):
         else:
             done.callback(None)
         return done
+
+    def hurry(self) -> None:
+        """Of a drain that is under way, the time is over now."""
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.reset(0)
 
     def _dismiss_all(self) -> None:
         """The time is over.  Who waits for an answer of ours is told nothing that could be wrong."""

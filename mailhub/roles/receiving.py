@@ -118,6 +118,11 @@ class ReceivingRole(MultiService):
                     port=getattr(address, "port", 0),
                 )
 
+    def hurry(self) -> None:
+        """Once stopped: let nobody finish any more what is not being committed."""
+        for factory in self.factories:
+            factory.hurry()
+
     def stopService(self) -> Deferred[Any]:
         closed = super().stopService()  # type: ignore[no-untyped-call]
         drained = [factory.drain(self._edge.drain_seconds) for factory in self.factories]

@@ -172,6 +172,9 @@ class _Launched(Launcher):
     def on_hangup(self, call: Callable[[], None]) -> None:
         """Signals are for processes."""
 
+    def on_stop_again(self, reactor: Any, is_stopping: Callable[[], bool], call: Callable[[], None]) -> None:
+        """As on_hangup."""
+
     def started(self) -> None:
         self._process.serves()
 

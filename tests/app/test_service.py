@@ -565,6 +565,26 @@ def test_a_session_that_does_not_end_is_cut_and_all_roles_drain_at_once(
     assert 2.5 < time.monotonic() - began_at < 5.5
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_is_told_to_stop_once_more_does_not_wait(
+    tmp_path: Path, start: Any, client: Callable[[int], Client], workers: int
+) -> None:
+    """Nor is it a traceback.  A commit is another matter, and so are deliveries."""
+    write(tmp_path, '[limits]\ndrain_seconds = "10m"', top=f"workers = {workers}")
+    hub = start()
+    slow, idle = client(hub.ports["mta"]).begin(), client(hub.ports["mta"])
+    idle.line()
+    hub.process.send_signal(signal.SIGTERM)
+    assert idle.line().startswith("421 4.3.2 ")  # so the drain has begun
+    hub.process.send_signal(signal.SIGINT)
+    assert slow.line().startswith("421 4.3.2 ")
+    assert slow.line() == ""
+    assert hub.process.wait(SECONDS_MAX) == -signal.SIGTERM
+    output = (tmp_path / "output").read_text()
+    assert output.count("told to stop once more") >= 1
+    assert "Traceback" not in output
+
+
 # --- two times -------------------------------------------------------------------------------------------------------
 
 TELLS_THE_TIMES = """
