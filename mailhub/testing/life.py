@@ -4,8 +4,9 @@
     outcome.violations        nothing, or the sentences of the oracle
 
 For some hours troubles come: networks, names, disks, other hosts, clocks, crashes.  Then all is mended, and within the
-time after which a hub gives up everything must have come to an end.  In a third of the lives hubs have workers; what is
-drawn for them is drawn apart, so that the other lives are what they are without it.
+time after which a hub gives up everything must have come to an end.  In a third of the lives hubs have workers, in a
+quarter a hub has mail for many mailboxes at once; what is drawn for these is drawn apart, so that the other lives are
+what they are without it.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ team: alice, bob
 friends: joe@far.example
 all: team, ann@slow.example, alice
 """
+#: In the lives with a crowd, who is there beside alice and bob; with them they are enough for their mailboxes to be put
+#: on disk by one sync of the file system (COMPANY_MIN of mailhub.store.maildir).
+CROWD = ("carol", "dave", "erin")
+CROWD_ALIASES = f"everyone: alice, bob, {', '.join(CROWD)}\n"
 OURS, THEIRS = "example.test", "second.test"
 TRUSTED, STRANGER = "198.51.100.7", "192.0.2.200"
 TROUBLE_SECONDS = 3 * HOUR
@@ -101,6 +106,9 @@ WORKERS_SHARE = 1 / 3
 WORKERS = (2, 2, 3)
 #: There, mails begin together: all within a second that would begin within so many.
 RUSH_SECONDS = 20 * MINUTE
+#: Of the lives, those in which a hub has a crowd; and of their mails, those that are for everybody.
+CROWD_SHARE = 1 / 4
+EVERYONE_SHARE = 1 / 2
 
 
 @dataclass
@@ -148,6 +156,9 @@ class Life:
         #: For what has to do with workers alone.
         self.workers_chance = random.Random(f"{world.seed}/workers")  # noqa: S311 -- the same each time
         self.has_workers = self.workers_chance.random() < WORKERS_SHARE
+        #: For what has to do with a crowd alone.
+        self.crowd_chance = random.Random(f"{world.seed}/crowd")  # noqa: S311 -- the same each time
+        self.has_crowd = self.crowd_chance.random() < CROWD_SHARE
         self.troubles: list[str] = []
         self._strangers: list[int] = []
 
@@ -186,7 +197,8 @@ class Life:
             "192.0.2.1",
             domain=OURS,
             configuration=configuration,
-            aliases=ALIASES,
+            aliases=ALIASES + CROWD_ALIASES if self.has_crowd else ALIASES,
+            people=("alice", "bob", *(CROWD if self.has_crowd else ())),
             files=files,
             workers=self._workers(),
         )
@@ -224,12 +236,17 @@ class Life:
             mail = Mail(
                 content(chance, f"{self.world.seed}.{number}"),
                 sender,
-                tuple(dict.fromkeys(chance.choices(here + there, k=chance.randint(1, 4)))),
+                (*dict.fromkeys(chance.choices(here + there, k=chance.randint(1, 4))), *self._everyone()),
                 pipelined=chance.random() < 0.4,
                 leaves_after=chance.randrange(200) if chance.random() < 0.07 else None,
             )
             ip = STRANGER if is_stranger else TRUSTED
             self.world.later(self._together(chance.uniform(0, TROUBLE_SECONDS / 2)), self._send, mail, ip)
+
+    def _everyone(self) -> tuple[str, ...]:
+        """One more recipient, which stands for many, where there is a crowd; then it is drawn."""
+        is_meant = self.has_crowd and self.crowd_chance.random() < EVERYONE_SHARE
+        return (f"everyone@{OURS}",) if is_meant else ()
 
     def _together(self, at: float) -> float:
         """Workers have something to do at the same time."""

@@ -51,6 +51,20 @@ def _no_directory_fsync() -> Any:
     return _patched(MaildirStore, "_sync_names", lambda original: lambda self, attempts, company: iter(()))
 
 
+def _no_filesystem_sync() -> Any:
+    """Deliveries that share one sync of their file system go without it, before they are named and behind that."""
+
+    def make(original: Any) -> Any:
+        return lambda self, attempts, company: iter(()) if company.shares else original(self, attempts, company)
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with _patched(MaildirStore, "_sync_contents", make), _patched(MaildirStore, "_sync_names", make):
+            yield
+
+    return both()
+
+
 def _early_250() -> Any:
     """The client hears 250 while the commit is still under way."""
 
@@ -208,6 +222,7 @@ def _forgotten_worker() -> Any:
 PLANTS: Mapping[str, Callable[[], Any]] = {
     "no-fsync": _no_fsync,
     "no-directory-fsync": _no_directory_fsync,
+    "no-filesystem-sync": _no_filesystem_sync,
     "early-250": _early_250,
     "forget-early": _forget_early,
     "reused-ids": _reused_ids,
