@@ -494,7 +494,7 @@ def test_what_keeps_us_from_sending_at_the_next_hop_has_its_own_hint(
 ) -> None:
     chronicle.queued("s", "q", "joe@far.example")
     chronicle.tell("attempted", "s", "q", route="smtp:mx.far.example:25", recipients=["joe@far.example"])
-    chronicle.tell("deferred", "s", "q", recipient="joe@far.example", reply=reply, remote="mx.far.example")
+    chronicle.tell("deferred", "s", "q", recipient="joe@far.example", reply=reply)
     hints = " ".join(chronicle.text("q").partition("What would have to change:")[2].split())
     assert hint in hints
     assert wrong not in hints

@@ -62,7 +62,7 @@ def fit(mail: Mail, offered: Capabilities, *, verified_tls: bool, lmtp: bool) ->
 def _downgrade(body: Body, offered: Capabilities, lmtp: bool) -> Body | None:
     if body == "7BIT":
         return None
-    # RFC 2033 knows no BDAT, which binary content needs.
+    # Binary content needs BDAT, which our side of LMTP does not use (client.py).
     if body == "BINARYMIME" and not (offered.binarymime and offered.chunking and not lmtp):
         return "8BITMIME" if offered.eightbitmime else "7BIT"
     if body == "8BITMIME" and not offered.eightbitmime:
