@@ -384,14 +384,6 @@ def test_a_last_chunk_that_is_refused_has_as_many_replies_as_one_that_is_taken(c
         assert talk.send(b"NOOP\r\n") == ok
 
 
-def test_a_chunk_without_sense_is_not_taken_for_the_last(conversation: Talk) -> None:
-    talk = conversation().begin()
-    talk.send(UP_TO_DATA[: -len(b"DATA\r\n")] + b"BDAT 5 LAST\r\nhello")
-    talk.send(UP_TO_DATA[: -len(b"DATA\r\n")])
-    assert talk.send(b"BDAT x\r\n") == encode(replies.BAD_CHUNK)
-    assert talk.session.in_transaction
-
-
 def test_a_refused_hello_changes_nothing(conversation: Talk) -> None:
     talk = conversation({"EHLO bad": "550 5.7.1 I do not like that name"}).begin()
     talk.send(UP_TO_DATA[: -len(b"DATA\r\n")])

@@ -420,8 +420,8 @@ class ClientSession:
         if mail.body == "BINARYMIME":
             self._by_chunks = True
         elif content is not None and not self._options.lmtp and len(content) <= PIECE_OCTETS_MAX:
-            # Not with LMTP: RFC 2033 section 4.3 wants one reply for each recipient to the last chunk, and a server that
-            # gives one alone could not be told from a slow one.
+            # Not with LMTP: RFC 2033 section 4.3 wants one reply for each recipient to the last chunk, and a server
+            # that gives one alone could not be told from a slow one.
             self._by_chunks = self.capabilities.chunking and not has_half_line_end(content)
         if not self._by_chunks:
             self._send(b"DATA\r\n", Expected.DATA)

@@ -425,8 +425,7 @@ class CommandReader:
             self._events.append(_CONTENT_REQUESTED)
 
     def _measure_chunk(self, argument: bytes) -> None:
-        """Raises ProtocolFault; then it has no octets, and is not the last, whatever the one before it was."""
-        self._chunk_left, self._chunk_is_last = 0, False
+        """Raises a ProtocolFault that closes."""
         self._chunk_left, self._chunk_is_last = grammar.parse_chunk(argument)
 
     def _rset(self, verb: bytes, argument: bytes) -> None:
